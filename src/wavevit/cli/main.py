@@ -1,0 +1,121 @@
+"""The ``wavevit`` command: finds the command's module, parses, runs, turns mistakes into a line."""
+
+import ctypes
+import difflib
+import importlib
+import logging
+import os
+import sys
+import traceback
+
+import wavevit
+
+COMMANDS = {
+    "train classification": ("train_classification", "train a classifier on a folder of images"),
+    "evaluate": ("evaluate", "measure a model on a data set"),
+    "predict": ("predict", "run a model on images"),
+    "convert": ("convert", "rewrite an official checkpoint as a model file"),
+    "check-data": ("check_data", "read a data set once and list what is wrong with it"),
+}
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        argv: Words after ``wavevit``; those of the process when None.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    show_traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
+    keep_freed_memory()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone: nothing is wrong and nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        if show_traceback:
+            traceback.print_exc()
+        message = " ".join(str(error).split()) or type(error).__name__
+        sys.stderr.write(f"wavevit: error: {message}\n")
+        return EXIT_USAGE
+
+
+def _dispatch(words: list[str]) -> int:
+    if words and words[0] in ("-V", "--version"):
+        sys.stdout.write(f"wavevit {wavevit.__version__}\n")
+        return 0
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_usage())
+        return 0 if words else EXIT_USAGE
+    for name, (module_name, summary) in COMMANDS.items():
+        length = len(name.split())
+        if " ".join(words[:length]) == name:
+            from wavevit.cli.parsing import make_parser, parse
+
+            module = importlib.import_module(f"wavevit.cli.{module_name}")
+            parser = make_parser(f"wavevit {name}", summary)
+            module.add_arguments(parser)
+            options = parse(
+                parser,
+                words[length:],
+                getattr(module, "SHORT_NAMES", {}),
+                getattr(module, "prepare", list),
+            )
+            if options is None:  # --help and --print-config have said all there is
+                return 0
+            code: int = module.run(options)
+            return code
+    raise ValueError(_unknown_command(words))
+
+
+def _unknown_command(words: list[str]) -> str:
+    tasks = [name.split()[1] for name in COMMANDS if name.startswith("train ")]
+    if words[0] == "train":
+        given = words[1] if len(words) > 1 else "nothing"
+        return f"expected `wavevit train TASK` with TASK one of {', '.join(tasks)}, got {given}"
+    near = difflib.get_close_matches(words[0], [name.split()[0] for name in COMMANDS], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    names = ", ".join(COMMANDS)
+    return f"unknown command {words[0]!r}{hint} (commands: {names})"
+
+
+def _usage() -> str:
+    lines = ["usage: wavevit COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<22}{summary}" for name, (_, summary) in COMMANDS.items()]
+    lines += [
+        "",
+        "`wavevit COMMAND --help` shows a command's options with units and defaults;",
+        "--version the version; --traceback, with any command, where an error came from.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep freed memory instead of returning it to the system after every operation.
+
+    Large tensors are otherwise mapped and unmapped each time, and the page faults can take half of
+    a run on the CPU. The program's choice, so the command line makes it; importing the library
+    does not. Forked workers inherit it.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another C library than glibc
+        return
+    m_trim_threshold, m_mmap_threshold, large = -1, -3, 1 << 30
+    mallopt(m_mmap_threshold, large)
+    mallopt(m_trim_threshold, large)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""What ``wavevit predict`` writes: JSON lines, CSV rows, and pictures with captions."""
+
+import csv
+import json
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from wavevit.data.images import IMAGE_EXTENSIONS, load_image
+from wavevit.pictures.annotate import annotate
+from wavevit.pictures.style import write_atomically
+
+_KEPT_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+# Font objects are not made for several threads at once; decoding and encoding take the time anyway.
+_drawing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class that the model sees in an image.
+
+    Attributes:
+        label: Name of the class.
+        index: Its number.
+        probability: In [0, 1].
+    """
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """The outcome for one image.
+
+    Attributes:
+        path: As given.
+        predictions: Best first; empty after an error.
+        width: Pixels, of the upright picture; 0 after an error.
+        height: Pixels, of the upright picture; 0 after an error.
+        error: Why there is no prediction; None when there is.
+    """
+
+    path: str
+    predictions: tuple[Prediction, ...] = ()
+    width: int = 0
+    height: int = 0
+    error: str | None = None
+
+
+class RecordWriter(Protocol):
+    """Writes one record after the other."""
+
+    def write(self, record: ImageRecord) -> None:
+        """Writes a record completely, past all buffers of this process."""
+        ...
+
+    def close(self) -> None:
+        """Ends the output."""
+        ...
+
+
+class JsonLines:
+    """One JSON object per line.
+
+    Args:
+        stream: Text stream; closed by `close` unless it is standard output.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, record: ImageRecord) -> None:
+        """Writes a line.
+
+        Args:
+            record: Of one image.
+        """
+        content: dict[str, object] = {"path": record.path}
+        if record.error is not None:
+            content["error"] = record.error
+        else:
+            content["predictions"] = [
+                {"label": p.label, "index": p.index, "probability": round(p.probability, 6)}
+                for p in record.predictions
+            ]
+            content |= {"width": record.width, "height": record.height}
+        line = json.dumps(content, ensure_ascii=False)
+        try:
+            line.encode(self._stream.encoding or "utf-8")
+        except UnicodeEncodeError:  # a narrow terminal, or bytes in a path that are no text
+            line = json.dumps(content)
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Ends the output."""
+        if self._stream is not sys.stdout:
+            self._stream.close()
+
+
+class CsvRows:
+    """One CSV row per image, with a header.
+
+    Args:
+        stream: Text stream opened with newline="" and errors="surrogateescape".
+        topk: Number of classes per image.
+    """
+
+    def __init__(self, stream: TextIO, topk: int) -> None:
+        self._stream = stream
+        self._topk = topk
+        self._writer = csv.writer(stream, lineterminator="\n")
+        header = ["path", "width", "height", "error"]
+        for rank in range(1, topk + 1):
+            header += [f"label{rank}", f"index{rank}", f"probability{rank}"]
+        self._writer.writerow(header)
+        stream.flush()
+
+    def write(self, record: ImageRecord) -> None:
+        """Writes a row.
+
+        Args:
+            record: Of one image.
+        """
+        row: list[object] = [record.path, record.width or "", record.height or ""]
+        row.append(record.error or "")
+        for prediction in record.predictions:
+            row += [prediction.label, prediction.index, f"{prediction.probability:.6f}"]
+        row += [""] * (4 + 3 * self._topk - len(row))
+        self._writer.writerow(row)
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Ends the output."""
+        self._stream.close()
+
+
+def check_output(path: Path | None, overwrite: bool) -> None:
+    """Finds out before any work whether the output can be written.
+
+    Args:
+        path: Output file; None for standard output.
+        overwrite: Whether it may exist.
+
+    Raises:
+        FileExistsError: It exists.
+        FileNotFoundError: Its folder does not exist.
+        IsADirectoryError: It is a folder.
+        PermissionError: It cannot be written.
+        ValueError: Neither .jsonl nor .csv.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise IsADirectoryError(f"--output names a file, but {path} is a folder")
+    if path.suffix.lower() not in (".jsonl", ".csv"):
+        raise ValueError(f"--output must end in .jsonl or .csv, got {path}")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another --output or pass --overwrite")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder of --output does not exist: {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"cannot write {path}; choose another --output")
+
+
+def open_output(path: Path | None, topk: int, overwrite: bool) -> RecordWriter:
+    """The writer of an output file, by its suffix.
+
+    Args:
+        path: Output file; None for JSON lines on standard output.
+        topk: Number of classes per image.
+        overwrite: Whether the file may exist.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if path is None:
+        return JsonLines(sys.stdout)
+    mode = "w" if overwrite else "x"
+    if path.suffix.lower() == ".csv":
+        # Names that are not valid UTF-8 go to the file as the bytes they are on disk.
+        return CsvRows(
+            open(path, mode, encoding="utf-8", errors="surrogateescape", newline=""), topk
+        )
+    return JsonLines(open(path, mode, encoding="utf-8", newline="\n"))
+
+
+class PictureFolder:
+    """Writes annotated pictures, each at its place relative to a base folder.
+
+    ``.jpg`` and ``.png`` keep their names, others get ``.png`` appended, so no two images of a
+    folder share a picture. No input file is ever written to.
+
+    Args:
+        folder: Where to.
+        base: Absolute folder that places are relative to.
+        overwrite: Whether existing pictures may be replaced.
+    """
+
+    def __init__(self, folder: Path, base: str, overwrite: bool) -> None:
+        self.folder = folder
+        self._real = os.path.realpath(folder)
+        self._base = base
+        self._overwrite = overwrite
+
+    def prepare(self, arguments: list[str]) -> None:
+        """Makes the folder, and refuses one that holds, or lies among, the images to read.
+
+        Args:
+            arguments: Files and folders that will be read.
+
+        Raises:
+            FileExistsError: It has files already.
+            NotADirectoryError: It is a file.
+            OSError: It cannot be made or written.
+            ValueError: It is inside an input folder, or an input is inside it.
+        """
+        for argument in arguments:
+            real = os.path.realpath(argument)
+            if os.path.isdir(argument) and _is_inside(self._real, real):
+                raise ValueError(
+                    f"--draw {self.folder} is inside the input folder {argument}: its pictures "
+                    "would be taken for input; choose a folder outside"
+                )
+            if os.path.exists(argument) and _is_inside(real, self._real):
+                raise ValueError(
+                    f"the input {argument} is inside --draw {self.folder} and could be "
+                    "overwritten; choose another folder"
+                )
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"--draw names a folder, but {self.folder} is a file")
+        if self.folder.exists() and not self._overwrite and next(self.folder.iterdir(), None):
+            raise FileExistsError(
+                f"{self.folder} is not empty; choose another --draw or pass --overwrite"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        probe = self.folder / ".writable"
+        probe.touch()
+        probe.unlink()
+
+    def target(self, path: str) -> Path:
+        """Where the picture of an image goes.
+
+        Args:
+            path: Of the image.
+        """
+        absolute = os.path.abspath(path)
+        if _is_inside(absolute, self._base):
+            place = Path(os.path.relpath(absolute, self._base))
+        else:
+            drive, tail = os.path.splitdrive(absolute)
+            place = Path("outside", drive.replace(":", "").strip("\\/"), tail.lstrip("\\/"))
+        return self.folder / place.with_name(picture_name(place.name))
+
+    def draw(self, record: ImageRecord) -> None:
+        """Writes the picture of a record that has predictions.
+
+        Args:
+            record: Of one image, which is read again: keeping it would cost more memory.
+
+        Raises:
+            FileExistsError: The picture exists, and may not be replaced.
+            OSError: It cannot be written.
+            ValueError: The image lies in the folder itself, or cannot be read any more.
+        """
+        target = self.target(record.path)
+        if _is_inside(os.path.realpath(record.path), self._real):
+            raise ValueError(f"it is inside the --draw folder {self.folder}; not drawn there")
+        if target.exists() and not self._overwrite:
+            raise FileExistsError(f"the picture {target} exists; not replaced")
+        image = load_image(record.path)
+        with _drawing:
+            picture = annotate(image, [(p.label, p.probability) for p in record.predictions])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kind = _KEPT_SUFFIXES[target.suffix.lower()]
+        options = {"quality": 92, "subsampling": 0} if kind == "JPEG" else {"compress_level": 3}
+        write_atomically(target, lambda file: picture.save(file, kind, **options))
+
+
+def picture_name(name: str) -> str:
+    """Name of an image's picture; different for different images of a folder.
+
+    Args:
+        name: Of the image, with its extension.
+    """
+    stem, suffix = os.path.splitext(name)
+    inner = os.path.splitext(stem)[1].lower()
+    if suffix.lower() in _KEPT_SUFFIXES and inner not in IMAGE_EXTENSIONS:
+        return name
+    # "a.webp" becomes "a.webp.png"; an image that is called that becomes "a.webp.png.png".
+    return f"{name}.png" if suffix.lower() in IMAGE_EXTENSIONS else f"{name}.drawn.png"
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    try:
+        return os.path.commonpath([path, folder]) == folder
+    except ValueError:  # other drives
+        return False

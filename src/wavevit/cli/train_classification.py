@@ -1,0 +1,187 @@
+"""``wavevit train classification``."""
+
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+SHORT_NAMES = {"data": "data.path", "model": "model.name"}
+QUICK_START = "classification/shapes_wavevit_nano_quick.yaml"
+
+EXIT_STOPPED = 75
+"""A signal stopped the run after it saved: the same command with --resume goes on (EX_TEMPFAIL)."""
+EXIT_DIVERGED = 3
+"""The loss became NaN or infinite."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the command's options: the typed signatures of what they configure.
+
+    Args:
+        parser: The command's parser.
+    """
+    from wavevit.training.classification import Augmentation, ClassificationData, Classifier
+    from wavevit.training.loop import Trainer
+    from wavevit.training.optimization import Optimization
+
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="A recipe: a YAML file, or the name of one that comes with wavevit.",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path | None,
+        default=None,
+        help="Run directory; by default runs/classification/<date-time>.",
+    )
+    parser.add_argument(
+        "--resume",
+        type=bool,
+        default=False,
+        help="Goes on with the run in --output; starts it if there is none.",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Seed of weights, order, augmentation.")
+    parser.add_class_arguments(ClassificationData, "data")
+    parser.add_class_arguments(Classifier, "model")
+    parser.add_class_arguments(Augmentation, "augment")
+    parser.add_class_arguments(Optimization, "optim")
+    parser.add_class_arguments(Trainer, "trainer")
+
+
+def prepare(words: list[str]) -> list[str]:
+    """Fills in the recipe: the quick start without data, packaged recipes by name.
+
+    Args:
+        words: Words after the command, normalised.
+    """
+    words = list(words)
+    for position, word in enumerate(words):
+        if word == "--config" and position + 1 < len(words):
+            words[position + 1] = str(find_recipe(words[position + 1]))
+        elif word.startswith("--config="):
+            words[position] = f"--config={find_recipe(word.partition('=')[2])}"
+    options = {word.partition("=")[0] for word in words}
+    if options.isdisjoint({"--config", "--data.path"}):
+        words = ["--config", str(find_recipe(QUICK_START)), *words]
+    return words
+
+
+def find_recipe(name: str) -> Path:
+    """The path of a recipe.
+
+    Args:
+        name: A file, or a name below the recipes that come with wavevit.
+
+    Raises:
+        FileNotFoundError: Neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    packaged = Path(str(resources.files("wavevit"))) / "configs"
+    if not packaged.is_dir():  # an editable installation: the repository's own folder
+        packaged = Path(__file__).parents[3] / "configs"
+    relative = name.removeprefix("configs/")
+    for candidate in (packaged / relative, packaged / "classification" / f"{relative}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(p.stem for p in (packaged / "classification").glob("*.yaml")))
+    raise FileNotFoundError(f"--config: no file {name}; recipes that come with wavevit: {known}")
+
+
+def run(options: Namespace) -> int:
+    """Trains, and returns the exit code.
+
+    Args:
+        options: Parsed options.
+
+    Raises:
+        FileNotFoundError: No such data or weights.
+        ValueError: Settings that cannot be used.
+        OSError: The run directory cannot be written.
+    """
+    import sys
+
+    from wavevit.cli.progress import TrainingProgress
+    from wavevit.training.classification import (
+        Augmentation,
+        ClassificationData,
+        ClassificationTask,
+        Classifier,
+    )
+    from wavevit.training.loop import NonFiniteLossError, Trainer
+    from wavevit.training.optimization import Optimization
+    from wavevit.training.report import write_pictures, write_report, write_samples
+    from wavevit.training.run_directory import RunDirectory
+
+    groups = {
+        "data": ClassificationData,
+        "model": Classifier,
+        "augment": Augmentation,
+        "optim": Optimization,
+        "trainer": Trainer,
+    }
+    parts: dict[str, Any] = {
+        name: kind(**options[name].as_dict()) for name, kind in groups.items()
+    }
+    task = ClassificationTask(parts["data"], parts["augment"], parts["model"], options.seed)
+    output = options.output or Path("runs/classification") / time.strftime("%Y-%m-%d_%H-%M-%S")
+    config = {"seed": options.seed, **_flat({name: options[name].as_dict() for name in groups})}
+    run = RunDirectory(output, config, resume=options.resume)
+    resolved = options.clone()
+    resolved.pop("config", None)
+    resolved.output, resolved.resume = str(output), False
+
+    with TrainingProgress() as progress:
+        progress.note(f"{task.splits.description}; {len(task.card.class_names)} classes")
+        progress.note(f"{task.card.model} at {task.data.image_size[0]} px; run in {output}")
+        run.write_config(resolved.as_dict())
+        task.check_validation_set()
+        if not run.log_bytes():
+            write_samples(run, task)
+        try:
+            outcome = parts["trainer"].fit(
+                task,
+                parts["optim"],
+                run,
+                seed=options.seed,
+                resume=options.resume,
+                progress=progress,
+            )
+        except NonFiniteLossError as error:
+            sys.stderr.write(f"wavevit: error: {error}\n")
+            return EXIT_DIVERGED
+        if not outcome.finished:
+            progress.note(
+                f"stopped and saved at step {outcome.position.step} of {outcome.total_steps}; the "
+                f"same command with --output {output} --resume goes on"
+            )
+            return EXIT_STOPPED
+        write_pictures(run, task)
+        write_report(run, task, outcome)
+        progress.note(
+            f"best top-1 {outcome.position.best_score:.4f} at step {outcome.position.best_step}; "
+            f"report, pictures and best.safetensors in {output}"
+        )
+    return 0
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and key != "args":
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = _plain(value)
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """Values as a checkpoint and a YAML file hold them."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value

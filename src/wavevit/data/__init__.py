@@ -1,0 +1,1 @@
+"""Data set layouts, image decoding, transforms and samplers."""

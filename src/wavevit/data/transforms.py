@@ -1,0 +1,100 @@
+"""Image transforms of training and evaluation: timm's, with our names.
+
+An image is a PIL picture in RGB; a transformed one is a float32 tensor ``(3, H, W)``, normalised.
+"""
+
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+def eval_transform(
+    image_size: tuple[int, int],
+    *,
+    crop_pct: float,
+    interpolation: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Transform:
+    """Resize of the short side to ``image_size / crop_pct``, centre crop, normalisation.
+
+    Args:
+        image_size: Rows and columns of the result, pixels.
+        crop_pct: Centre crop over resized side, in (0, 1].
+        interpolation: "bicubic" or "bilinear".
+        mean: Per channel, of values in [0, 1].
+        std: Per channel, of values in [0, 1].
+    """
+    transform: Transform = create_transform(
+        (3, *image_size),
+        is_training=False,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+    return transform
+
+
+def train_transform(
+    image_size: tuple[int, int],
+    *,
+    crop_scale: tuple[float, float],
+    crop_ratio: tuple[float, float],
+    hflip: float,
+    vflip: float,
+    rand_augment: str | None,
+    color_jitter: float | None,
+    random_erasing: float,
+    interpolation: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Transform:
+    """Random resized crop, flips, RandAugment or colour jitter, normalisation, random erasing.
+
+    Draws from the global generators of ``random``, numpy and torch; the data set seeds them per
+    sample.
+
+    Args:
+        image_size: Rows and columns of the result, pixels.
+        crop_scale: Range of the crop's area over the image's area.
+        crop_ratio: Range of the crop's width over its height.
+        hflip: Probability of a horizontal flip.
+        vflip: Probability of a vertical flip.
+        rand_augment: timm's policy text such as "rand-m9-mstd0.5-inc1", or None.
+        color_jitter: Strength of brightness, contrast and saturation jitter, or None; not used
+            together with ``rand_augment``.
+        random_erasing: Probability of erasing a rectangle, with noise per pixel.
+        interpolation: "bicubic", "bilinear" or "random" (one of both per image).
+        mean: Per channel, of values in [0, 1].
+        std: Per channel, of values in [0, 1].
+
+    Raises:
+        ValueError: A RandAugment policy that timm does not know.
+    """
+    try:
+        transform: Transform = create_transform(
+            (3, *image_size),
+            is_training=True,
+            scale=crop_scale,
+            ratio=crop_ratio,
+            hflip=hflip,
+            vflip=vflip,
+            auto_augment=rand_augment,
+            color_jitter=None if rand_augment else color_jitter,
+            re_prob=random_erasing,
+            re_mode="pixel",
+            interpolation=interpolation,
+            mean=tuple(mean),
+            std=tuple(std),
+        )
+    except (AssertionError, KeyError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"rand_augment must be a policy of timm such as 'rand-m9-mstd0.5-inc1', got "
+            f"{rand_augment!r}"
+        ) from error
+    return transform

@@ -1,0 +1,1 @@
+"""The pictures that commands write: curves, grids, confusion matrices, annotated images."""

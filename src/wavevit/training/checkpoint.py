@@ -1,0 +1,145 @@
+"""Checkpoints that survive a crash at any moment: written aside, synced, hashed, renamed, verified.
+
+The file name carries the step and the start of the content's SHA-256:
+``step_0000001234-0123456789abcdef.ckpt``.
+"""
+
+import hashlib
+import logging
+import os
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"^step_(\d{10})-([0-9a-f]{16})\.ckpt$")
+
+
+def save_checkpoint(directory: Path, step: int, content: dict[str, Any], *, keep: int) -> Path:
+    """Writes a checkpoint; older ones go only after the new one has been read back and verified.
+
+    Args:
+        directory: Where checkpoints live; made if missing.
+        step: Optimizer steps done.
+        content: Tensors and plain values only.
+        keep: Checkpoints to keep, at least 1.
+
+    Returns:
+        The new file.
+
+    Raises:
+        OSError: It cannot be written, e.g. the disk is full; older checkpoints are untouched.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / f".step_{step:010d}.partial"
+    try:
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        path = directory / f"step_{step:010d}-{_digest(partial)}.ckpt"
+        os.replace(partial, path)
+    except RuntimeError as error:  # what torch.save makes of a full disk
+        raise OSError(f"cannot write the checkpoint {partial}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_directory(directory)
+    if not verifies(path):
+        raise OSError(f"{path} differs from what was written to it: the disk is not to be trusted")
+    for old in list_checkpoints(directory)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Checkpoint files, newest step first, verified or not.
+
+    Args:
+        directory: Where checkpoints live; may be missing.
+    """
+    if not directory.is_dir():
+        return []
+    return sorted((p for p in directory.iterdir() if _NAME.match(p.name)), reverse=True)
+
+
+def load_newest_checkpoint(directory: Path) -> dict[str, Any] | None:
+    """Content of the newest checkpoint that verifies, or None when there is none at all.
+
+    Args:
+        directory: Where checkpoints live; may be missing.
+
+    Raises:
+        ValueError: There are checkpoints, and every one is damaged.
+    """
+    paths = list_checkpoints(directory)
+    for path in paths:
+        if verifies(path):
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return content
+        logger.warning("%s is damaged (its hash differs); trying the one before it", path)
+    if paths:
+        raise ValueError(
+            f"none of the {len(paths)} checkpoints in {directory} verifies: all are damaged; "
+            "start a new run, from best.safetensors if that is whole"
+        )
+    return None
+
+
+def verifies(path: Path) -> bool:
+    """Whether the file's content has the hash its name carries.
+
+    Args:
+        path: A checkpoint.
+    """
+    match = _NAME.match(path.name)
+    return match is not None and path.is_file() and _digest(path) == match[2]
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name != "posix":  # elsewhere a directory cannot be opened for that
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rng_state() -> dict[str, Any]:
+    """States of every global generator, as tensors and plain values."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    version, words, gauss_next = random.getstate()
+    return {
+        "python": [version, list(words), gauss_next],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng_state(state: dict[str, Any]) -> None:
+    """Sets every global generator to a state from `rng_state`.
+
+    Args:
+        state: The states.
+    """
+    version, words, gauss_next = state["python"]
+    random.setstate((version, tuple(words), gauss_next))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])

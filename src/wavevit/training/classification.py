@@ -1,0 +1,493 @@
+"""The classification task: data, augmentation, network and their loss and evaluation."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from timm.data import Mixup, resolve_data_config
+from timm.loss import SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from wavevit.data.classification import ClassificationSplits, open_classification
+from wavevit.data.loader import Batch, eval_loader, strict, train_loader
+from wavevit.data.samplers import TrainSampler
+from wavevit.data.transforms import Transform, eval_transform, train_transform
+from wavevit.metrics.classification import ClassificationMetrics, ClassificationResult
+from wavevit.models.card import ModelCard, create_model, save_model
+from wavevit.models.weights import load_weights
+from wavevit.training.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+
+class ClassificationData:
+    """The images and how they are batched.
+
+    Args:
+        path: Folder (``train/`` and ``val/``, or class folders), CSV file, or "shapes" for the
+            built-in generated set.
+        val_fraction: Share of each class held out for validation when the data has no split.
+        split_seed: Seed of that split.
+        image_size: Rows and columns of the network's input, pixels.
+        batch_size: Images per process and forward pass.
+        num_workers: Processes that decode and augment; 0 does so in the main process.
+
+    Raises:
+        ValueError: A value out of range.
+    """
+
+    def __init__(
+        self,
+        path: str = "shapes",
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        image_size: int = 128,
+        batch_size: int = 64,
+        num_workers: int = 2,
+    ) -> None:
+        if image_size < 32:
+            raise ValueError(f"data.image_size must be at least 32, got {image_size}")
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(
+                f"data.batch_size must be at least 1 and data.num_workers at least 0, got "
+                f"{batch_size} and {num_workers}"
+            )
+        self.path = path
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.image_size = (image_size, image_size)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+
+    def open(self) -> ClassificationSplits:
+        """The splits.
+
+        Raises:
+            FileNotFoundError: No such path.
+            ValueError: Nothing usable there.
+        """
+        return open_classification(
+            self.path,
+            val_fraction=self.val_fraction,
+            split_seed=self.split_seed,
+            image_size=self.image_size[0],
+        )
+
+
+class Augmentation:
+    """What is done to training images, and to their labels.
+
+    Args:
+        crop_scale: Range of the random crop's area over the image's.
+        crop_ratio: Range of the random crop's width over its height.
+        hflip: Probability of a horizontal flip.
+        vflip: Probability of a vertical flip.
+        rand_augment: RandAugment policy of timm, such as "rand-m9-mstd0.5-inc1", or None.
+        color_jitter: Strength of colour jitter when there is no RandAugment, or None.
+        random_erasing: Probability of erasing a rectangle with noise.
+        interpolation: "bicubic", "bilinear" or "random".
+        mixup: Alpha of mixup; 0 for none.
+        cutmix: Alpha of cutmix; 0 for none.
+        mix_prob: Probability that a batch is mixed at all.
+        mix_switch_prob: Probability of cutmix where both are on.
+        label_smoothing: Probability mass spread over all classes.
+        repeats: Repeated augmentation: times that each sample comes in a row.
+    """
+
+    def __init__(
+        self,
+        crop_scale: tuple[float, float] = (0.25, 1.0),
+        crop_ratio: tuple[float, float] = (0.75, 1.3333333333333333),
+        hflip: float = 0.5,
+        vflip: float = 0.0,
+        rand_augment: str | None = None,
+        color_jitter: float | None = 0.3,
+        random_erasing: float = 0.0,
+        interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic",
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_prob: float = 1.0,
+        mix_switch_prob: float = 0.5,
+        label_smoothing: float = 0.1,
+        repeats: int = 1,
+    ) -> None:
+        for name, probability in (
+            ("hflip", hflip),
+            ("vflip", vflip),
+            ("random_erasing", random_erasing),
+            ("mix_prob", mix_prob),
+            ("mix_switch_prob", mix_switch_prob),
+            ("label_smoothing", label_smoothing),
+        ):
+            if not 0 <= probability <= 1:
+                raise ValueError(f"augment.{name} must be in [0, 1], got {probability}")
+        if repeats < 1:
+            raise ValueError(f"augment.repeats must be at least 1, got {repeats}")
+        if not (0 < crop_scale[0] <= crop_scale[1] and 0 < crop_ratio[0] <= crop_ratio[1]):
+            raise ValueError(
+                "augment.crop_scale and augment.crop_ratio must be rising pairs above 0, got "
+                f"{crop_scale} and {crop_ratio}"
+            )
+        self.crop_scale = crop_scale
+        self.crop_ratio = crop_ratio
+        self.hflip = hflip
+        self.vflip = vflip
+        self.rand_augment = rand_augment
+        self.color_jitter = color_jitter
+        self.random_erasing = random_erasing
+        self.interpolation = interpolation
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.mix_prob = mix_prob
+        self.mix_switch_prob = mix_switch_prob
+        self.label_smoothing = label_smoothing
+        self.repeats = repeats
+
+    def transform(self, card: ModelCard) -> Transform:
+        """The transform of one training image.
+
+        Args:
+            card: Size and normalisation of the network's input.
+        """
+        return train_transform(
+            card.image_size,
+            crop_scale=self.crop_scale,
+            crop_ratio=self.crop_ratio,
+            hflip=self.hflip,
+            vflip=self.vflip,
+            rand_augment=self.rand_augment,
+            color_jitter=self.color_jitter,
+            random_erasing=self.random_erasing,
+            interpolation=self.interpolation,
+            mean=card.mean,
+            std=card.std,
+        )
+
+    def mixing(self, num_classes: int) -> Mixup | None:
+        """timm's mixup and cutmix, drawing from numpy's generator, or None when both are off.
+
+        Args:
+            num_classes: Classes of the data.
+        """
+        if not (self.mixup or self.cutmix):
+            return None
+        return Mixup(
+            mixup_alpha=self.mixup,
+            cutmix_alpha=self.cutmix,
+            prob=self.mix_prob,
+            switch_prob=self.mix_switch_prob,
+            label_smoothing=self.label_smoothing,
+            num_classes=num_classes,
+        )
+
+
+class Classifier:
+    """Which network, and what of it is trained.
+
+    Args:
+        name: Any model name of timm.
+        weights: Checkpoint to start from; its head is dropped when class counts differ.
+        pretrained: Starts from timm's own weights, downloaded.
+        drop_path_rate: Stochastic depth of the last block.
+        drop_rate: Dropout before the head.
+        freeze: "backbone" trains the classifier layer alone; "none" trains everything.
+        grad_checkpointing: Recomputes activations in the backward pass to save memory.
+        args: Further arguments of the model.
+    """
+
+    def __init__(
+        self,
+        name: str = "wavevit_nano",
+        weights: Path | None = None,
+        pretrained: bool = False,
+        drop_path_rate: float = 0.0,
+        drop_rate: float = 0.0,
+        freeze: Literal["none", "backbone"] = "none",
+        grad_checkpointing: bool = False,
+        args: dict[str, Any] | None = None,
+    ) -> None:
+        if weights is not None and not weights.is_file():
+            raise FileNotFoundError(f"model.weights names no file: {weights}")
+        if weights is not None and pretrained:
+            raise ValueError("give model.weights or model.pretrained, not both")
+        self.name = name
+        self.weights = weights
+        self.pretrained = pretrained
+        self.drop_path_rate = drop_path_rate
+        self.drop_rate = drop_rate
+        self.freeze = freeze
+        self.grad_checkpointing = grad_checkpointing
+        self.args = args or {}
+
+    def card(self, class_names: list[str], image_size: tuple[int, int]) -> ModelCard:
+        """How to rebuild the trained network, without training-only settings.
+
+        Args:
+            class_names: Names of the data's classes.
+            image_size: Rows and columns of the input, pixels.
+
+        Raises:
+            ValueError: timm has no such model.
+        """
+        if not timm.is_model(self.name):
+            create_model(self.name)  # raises, with near names
+        arguments = {**self.args, "num_classes": len(class_names)}
+        config = timm.get_pretrained_cfg(self.name)
+        if config is not None and config.fixed_input_size:
+            arguments["img_size"] = image_size[0]
+        defaults = resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
+        return ModelCard(
+            model=self.name,
+            model_args=arguments,
+            class_names=class_names,
+            image_size=image_size,
+            mean=tuple(defaults["mean"]),
+            std=tuple(defaults["std"]),
+            crop_pct=defaults["crop_pct"],
+            interpolation=defaults["interpolation"],
+        )
+
+    def build(self, card: ModelCard) -> nn.Module:
+        """The network to train.
+
+        Args:
+            card: From `card`.
+
+        Raises:
+            ValueError: Arguments the model does not take, or weights that do not fit.
+        """
+        regularisation = {"drop_path_rate": self.drop_path_rate, "drop_rate": self.drop_rate}
+        arguments = {key: value for key, value in regularisation.items() if value}
+        if self.pretrained:
+            arguments["pretrained"] = True
+        model = create_model(card.model, **card.model_args, **arguments)
+        if self.weights is not None:
+            load_weights(model, self.weights)
+        if self.freeze == "backbone":
+            model.requires_grad_(False)
+            model.get_classifier().requires_grad_(True)
+        if self.grad_checkpointing:
+            model.set_grad_checkpointing()
+        return model
+
+    def set_train_mode(self, model: nn.Module) -> None:
+        """Training mode; a frozen backbone stays in evaluation mode, its BatchNorm fixed.
+
+        Args:
+            model: From `build`, wrapped or not.
+        """
+        if self.freeze == "none":
+            model.train()
+        else:
+            model.eval()
+            model.get_classifier().train()
+
+
+class ClassificationTask:
+    """What the loop needs to train a classifier.
+
+    Args:
+        data: The images.
+        augment: What is done to them.
+        model: The network.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        FileNotFoundError: No such data or weights.
+        ValueError: Nothing usable there, or settings that do not go together.
+    """
+
+    score = "top1"
+
+    def __init__(
+        self, data: ClassificationData, augment: Augmentation, model: Classifier, seed: int
+    ) -> None:
+        self.data = data
+        self.augment = augment
+        self.model = model
+        self.seed = seed
+        self.splits = data.open()
+        self.train_set = self.splits.train
+        self.val_set = self.splits.val
+        self.left_out: dict[str, str] = {}
+        self.batch_size = data.batch_size
+        self.num_samples = len(self.train_set)
+        self.card = model.card(list(self.splits.class_names), data.image_size)
+        self.train_transform = augment.transform(self.card)
+        self.eval_transform = eval_transform(
+            self.card.image_size,
+            crop_pct=self.card.crop_pct,
+            interpolation=self.card.interpolation,
+            mean=self.card.mean,
+            std=self.card.std,
+        )
+        self.mixing = augment.mixing(len(self.card.class_names))
+        if self.mixing is not None and data.batch_size % 2:
+            raise ValueError(
+                f"mixup and cutmix pair the images of a batch: data.batch_size must be even, got "
+                f"{data.batch_size}"
+            )
+        self.soft_loss = SoftTargetCrossEntropy()
+        self.result: ClassificationResult | None = None
+
+    def check_validation_set(self) -> None:
+        """Reads every validation image once, so that a run does not fail at its first evaluation.
+
+        Images of a split that we drew ourselves and that cannot be read are left out of it, and
+        stand in `left_out`.
+
+        Raises:
+            ValueError: An image of the user's own validation split cannot be read.
+        """
+        unreadable: dict[str, str] = {}
+        kept: list[int] = []
+        loader = eval_loader(
+            self.val_set, self.eval_transform, batch_size=1, num_workers=self.data.num_workers
+        )
+        for index, batch in enumerate(loader):
+            if isinstance(batch, Batch):
+                kept.append(index)
+            else:
+                unreadable.update(batch)
+        if not unreadable:
+            return
+        example = next(iter(unreadable.values()))
+        if not self.splits.held_out or not kept:
+            raise ValueError(
+                f"{len(unreadable)} of {len(self.val_set)} validation images cannot be read, and "
+                f"evaluation does not skip: {example}; list them with `wavevit check-data`"
+            )
+        self.left_out = unreadable
+        self.val_set = self.val_set.subset(kept)
+        logger.warning(
+            "%d of the images held out for validation cannot be read and are left out: %s",
+            len(unreadable),
+            example,
+        )
+
+    def build_model(self) -> nn.Module:
+        """The network with its initial or fine-tuned weights."""
+        return self.model.build(self.card)
+
+    def set_train_mode(self, model: nn.Module) -> None:
+        """Puts the network in training mode, frozen parts excepted.
+
+        Args:
+            model: The network.
+        """
+        self.model.set_train_mode(model)
+
+    def train_batches(self, fabric: Fabric, start: int, stop: int) -> Iterator[Batch]:
+        """Batches start..stop of the run, on the device.
+
+        Args:
+            fabric: Device and processes.
+            start: First batch.
+            stop: Batch to stop before.
+        """
+        sampler = TrainSampler(
+            self.num_samples,
+            self.batch_size,
+            seed=self.seed,
+            start=start,
+            stop=stop,
+            repeats=self.augment.repeats,
+            rank=fabric.global_rank,
+            num_processes=fabric.world_size,
+        )
+        on_gpu = fabric.device.type == "cuda"
+        for batch in train_loader(
+            self.train_set,
+            self.train_transform,
+            sampler,
+            num_workers=self.data.num_workers,
+            pin_memory=on_gpu,
+        ):
+            batch.images = batch.images.to(fabric.device, non_blocking=on_gpu)
+            batch.labels = batch.labels.to(fabric.device, non_blocking=on_gpu)
+            yield batch
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy with label smoothing, against mixed labels when images are mixed.
+
+        Args:
+            model: The network, in training mode.
+            batch: On the network's device.
+        """
+        if self.mixing is not None:
+            images, targets = self.mixing(batch.images, batch.labels)
+            loss: Tensor = self.soft_loss(model(images), targets)
+            return loss
+        return F.cross_entropy(
+            model(batch.images), batch.labels, label_smoothing=self.augment.label_smoothing
+        )
+
+    def sample_ids(self, batch: Batch) -> list[str]:
+        """Ids of a batch's samples, for messages.
+
+        Args:
+            batch: Any batch.
+        """
+        return [self.train_set.sample_id(int(index)) for index in batch.indices]
+
+    @torch.no_grad()
+    def evaluate(self, fabric: Fabric, model: nn.Module) -> dict[str, float]:
+        """Accuracy and loss on the validation set; the full result is kept in ``result``.
+
+        Args:
+            fabric: Device, precision and processes.
+            model: The network without wrappers; left in evaluation mode.
+
+        Raises:
+            ValueError: An image cannot be read.
+        """
+        model.eval()
+        dtype = next(model.parameters()).dtype
+        metrics = ClassificationMetrics(len(self.card.class_names))
+        loader = eval_loader(
+            self.val_set,
+            self.eval_transform,
+            batch_size=self.data.batch_size,
+            num_workers=self.data.num_workers,
+            pin_memory=fabric.device.type == "cuda",
+        )
+        for batch in strict(loader):
+            with fabric.autocast():
+                logits = model(batch.images.to(fabric.device, dtype))
+            ids = [self.val_set.sample_id(int(index)) for index in batch.indices]
+            metrics.update(ids, logits.float().cpu(), batch.labels)
+        self.result = metrics.compute()
+        return {
+            "score": self.result.top1,
+            "loss": self.result.loss,
+            "top1": self.result.top1,
+            "top5": self.result.top5,
+            "ece": self.result.ece,
+        }
+
+    def save_best(self, run: RunDirectory, model: nn.Module, metrics: dict[str, float]) -> None:
+        """Writes ``best.safetensors``.
+
+        Args:
+            run: Where.
+            model: The network without wrappers.
+            metrics: Its results.
+        """
+        kept = {key: value for key, value in metrics.items() if key != "score"}
+        card = replace(self.card, metrics=kept)
+        save_model(run.path / "best.safetensors", model.state_dict(), card)
+
+    def load_best(self, run: RunDirectory, model: nn.Module) -> None:
+        """Loads ``best.safetensors``.
+
+        Args:
+            run: Where.
+            model: The network without wrappers.
+        """
+        load_weights(model, run.path / "best.safetensors")

@@ -1,0 +1,114 @@
+"""A run's directory: configuration, log, checkpoints, best model, pictures and report."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+# Settings that may differ when a run is resumed: they do not change what is computed.
+_FREE_SETTINGS = frozenset({"data.num_workers", "trainer.log_every", "trainer.keep_checkpoints"})
+
+
+class RunDirectory:
+    """Owns one directory; a fresh run refuses one that already holds a run.
+
+    Args:
+        path: The directory; made if missing.
+        config: Resolved settings, flat: ``"optim.lr"`` to a value.
+        resume: Takes a directory that holds a run.
+
+    Raises:
+        FileExistsError: A fresh run would overwrite another.
+        OSError: The directory cannot be written.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+        self.path = path
+        self.config = config
+        self.checkpoints = path / "checkpoints"
+        self.log_file = path / "log.jsonl"
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(f"the output {path} is a file; name a directory")
+        if not resume and (self.log_file.exists() or self.checkpoints.exists()):
+            raise FileExistsError(
+                f"{path} already holds a run; pass --resume to go on with it, or another --output"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+        self._events: SummaryWriter | None = None
+
+    def write_config(self, resolved: dict[str, Any]) -> None:
+        """Writes ``config.yaml``, a recipe that repeats this run.
+
+        Args:
+            resolved: Every setting, nested.
+        """
+        text = yaml.safe_dump(resolved, sort_keys=False, default_flow_style=None)
+        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+
+    def check_config(self, saved: dict[str, Any]) -> None:
+        """Refuses to resume with settings that would train something else.
+
+        Args:
+            saved: Settings in the checkpoint.
+
+        Raises:
+            ValueError: Settings differ; they are named.
+        """
+        changed = [
+            f"{key} was {saved.get(key)!r}, is {self.config.get(key)!r}"
+            for key in sorted(saved.keys() | self.config.keys())
+            if key not in _FREE_SETTINGS and saved.get(key) != self.config.get(key)
+        ]
+        if changed:
+            raise ValueError(
+                f"cannot resume {self.path} with other settings: {'; '.join(changed)}; start a "
+                "new run with --model.weights to go on from its best model"
+            )
+
+    def open_log(self, log_bytes: int, *, purge_step: int) -> None:
+        """Opens the log, cut to what the checkpoint knew, so that no step stands in it twice.
+
+        Args:
+            log_bytes: Length to cut the log to.
+            purge_step: TensorBoard hides events of later steps.
+        """
+        if self.log_file.exists() and self.log_file.stat().st_size > log_bytes:
+            os.truncate(self.log_file, log_bytes)
+        self._events = SummaryWriter(
+            str(self.path / "tensorboard"), purge_step=purge_step or None
+        )
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Appends a row to ``log.jsonl`` and its numbers to the TensorBoard events.
+
+        Args:
+            row: Plain values, with "kind" and "step".
+        """
+        with open(self.log_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        assert self._events is not None
+        for key, value in row.items():
+            if isinstance(value, int | float) and key != "step":
+                self._events.add_scalar(f"{row['kind']}/{key}", value, row["step"])
+
+    def log_bytes(self) -> int:
+        """Length of the log."""
+        return self.log_file.stat().st_size if self.log_file.exists() else 0
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows of the log."""
+        if not self.log_file.exists():
+            return []
+        return [json.loads(line) for line in self.log_file.read_text("utf-8").splitlines()]
+
+    def close_log(self) -> None:
+        """Flushes the TensorBoard events."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
