@@ -18,9 +18,9 @@ def test_same_index_same_image() -> None:
 def test_pixels_are_pinned() -> None:
     """Users compare accuracies between versions: a change here is a new data set."""
     pixels = np.asarray(ShapesDataset("train").load(5)).astype(int)
-    assert abs(pixels.mean() - 137.75) < 0.05
+    assert abs(pixels.mean() - 138.09) < 0.05
     np.testing.assert_allclose(
-        pixels[20, 20], [145, 140, 163], atol=1
+        pixels[20, 20], [150, 109, 129], atol=1
     )  # another libm may round otherwise
 
 
@@ -113,10 +113,10 @@ def test_rendering_is_fast() -> None:
     dataset.load(0)
     times = []
     for index in range(60):
-        start = time.perf_counter()
+        start = time.thread_time()  # not the wall's: other work on the machine does not count
         dataset.load(index)
-        times.append(time.perf_counter() - start)
-    assert np.median(times) < 0.003  # 0.6 ms on one core; twice the promise for a busy machine
+        times.append(time.thread_time() - start)
+    assert np.median(times) < 0.0015
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -89,8 +89,10 @@ def evaluate(
     dataset = splits.get(split)
     with _progress(len(dataset)) as advance:
         result = measure(classifier, dataset, batch_size, num_workers, advance)
-    title = f"{classifier.card.model} on {data} ({split})"
-    _write(f"{title}: {len(result.rows):,} images, {classifier.num_classes:,} classes")
+    _write(
+        f"{classifier.card.model} on {data} ({split}): {len(result.rows):,} images, "
+        f"{classifier.num_classes:,} classes"
+    )
     for line in table(result, splits.class_names):
         _write(line)
     if output is not None:
@@ -105,6 +107,7 @@ def evaluate(
             "precision": precision,
             "device": classifier.device.type,
         }
+        title = f"{classifier.card.model} on {Path(data).name or data} ({split})"
         evaluation_files.write(output, result, dataset, facts, title)
         _write(f"written: {output}")
     return 0

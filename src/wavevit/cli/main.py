@@ -44,9 +44,16 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if show_traceback:
             traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = _one_line(error)
         sys.stderr.write(f"wavevit: error: {message}\n")
         return EXIT_USAGE
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error)
+    if "Original Traceback" in text:  # out of a loader's worker: its last line is the error
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _dispatch(words: list[str]) -> int:

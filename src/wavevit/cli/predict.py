@@ -3,6 +3,7 @@
 import inspect
 import sys
 import threading
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # A result waits no longer than this for its batch to fill up: the first one comes at once, and a
 # slow source is followed as it goes.
 _MAX_WAIT_S = 1.0
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 def predict(
@@ -89,13 +91,15 @@ def predict(
     )
     try:
         with closing(found) as records:
-            _write_all(records, writer, pictures, num_workers, counts)
+            _write_all(
+                records, writer, pictures, num_workers, counts, writes_to_stdout=output is None
+            )
     finally:
         writer.close()
     if counts.images == 0 and counts.failures == 0:
         raise ValueError("the list of images is empty")
-    if counts.failures:
-        sys.stderr.write(f"{counts.failures:,} failures, {counts.images:,} images in all\n")
+    if counts.failures or output is not None:
+        counts.say(f"{counts.images:,} images done, {counts.failures:,} failures")
     return 1 if counts.failures else 0
 
 
@@ -138,13 +142,21 @@ class Counts:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fail(self, message: str) -> None:
-        """Reports a failure in one line.
+        """Counts and reports a failure.
 
         Args:
             message: What went wrong.
         """
         with self._lock:  # folders are listed in a thread of their own
             self.failures += 1
+        self.say(message)
+
+    def say(self, message: str) -> None:
+        """Writes one line to standard error.
+
+        Args:
+            message: Any text.
+        """
         sys.stderr.write(f"wavevit predict: {' '.join(message.split())}\n")
         sys.stderr.flush()
 
@@ -255,9 +267,12 @@ def _write_all(
     pictures: "PictureFolder | None",
     num_workers: int,
     counts: Counts,
+    *,
+    writes_to_stdout: bool,
 ) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
+    last = time.monotonic()
     with ThreadPoolExecutor(num_workers) as pool:
         for records in batches:
             for record in records:
@@ -270,6 +285,10 @@ def _write_all(
                 for error in pool.map(lambda record: _draw(pictures, record), drawn):
                     if error is not None:
                         counts.fail(error)
+            # Results on standard output show by themselves how far it is.
+            if not writes_to_stdout and time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                counts.say(f"{counts.images:,} images done, {counts.failures:,} failures")
 
 
 def _draw(pictures: "PictureFolder", record: "ImageRecord") -> str | None:

@@ -7,11 +7,9 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Literal, Protocol, TextIO
 
 from wavevit.data.images import IMAGE_EXTENSIONS, load_image
-from wavevit.pictures.annotate import annotate
-from wavevit.pictures.style import write_atomically
 
 _KEPT_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 # Font objects are not made for several threads at once; decoding and encoding take the time anyway.
@@ -181,7 +179,7 @@ def open_output(path: Path | None, topk: int, overwrite: bool) -> RecordWriter:
     """
     if path is None:
         return JsonLines(sys.stdout)
-    mode = "w" if overwrite else "x"
+    mode: Literal["w", "x"] = "w" if overwrite else "x"
     if path.suffix.lower() == ".csv":
         # Names that are not valid UTF-8 go to the file as the bytes they are on disk.
         return CsvRows(
@@ -268,6 +266,10 @@ class PictureFolder:
             OSError: It cannot be written.
             ValueError: The image lies in the folder itself, or cannot be read any more.
         """
+        # Here, because matplotlib takes as long to import as many images take to classify.
+        from wavevit.pictures.annotate import annotate
+        from wavevit.pictures.style import write_atomically
+
         target = self.target(record.path)
         if _is_inside(os.path.realpath(record.path), self._real):
             raise ValueError(f"it is inside the --draw folder {self.folder}; not drawn there")

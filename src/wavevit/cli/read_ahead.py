@@ -1,11 +1,10 @@
 """Work on the items of a lazy source, ahead of the reader and in order, with bounded memory."""
 
-import concurrent.futures
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -55,6 +54,7 @@ class ReadAhead(Generic[Item, Result]):
             timeout_s: Longest wait; None waits until there is one.
 
         Raises:
+            Exception: What the source or the work on this item raised.
             TimeoutError: It is not there yet; a later call gets it.
             StopIteration: There are no more.
         """
@@ -69,16 +69,13 @@ class ReadAhead(Generic[Item, Result]):
             if self._next is None:
                 self._is_at_end = True
                 raise StopIteration
-        remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            result = self._next.result(remaining)
-        except concurrent.futures.TimeoutError as error:  # the built-in one only from Python 3.11
-            if self._next.done():  # the work itself timed out
-                self._next = None
-            raise TimeoutError from error
+        future = self._next
+        wait([future], None if deadline is None else max(0.0, deadline - time.monotonic()))
+        if not future.done():
+            raise TimeoutError
         self._next = None
         self._slots.release()
-        return result
+        return future.result()
 
     def close(self) -> None:
         """Stops taking items and waits for the work in hand; the rest is given up."""
@@ -107,7 +104,7 @@ class ReadAhead(Generic[Item, Result]):
 
 def batches(
     source: ReadAhead[Item, Result], size: int, *, max_wait_s: float
-) -> "Iterable[list[Result]]":
+) -> Iterator[list[Result]]:
     """Results in groups: full ones while the source keeps up, else what has come in time.
 
     Args:

@@ -123,9 +123,7 @@ def run(options: Namespace) -> int:
         "optim": Optimization,
         "trainer": Trainer,
     }
-    parts: dict[str, Any] = {
-        name: kind(**options[name].as_dict()) for name, kind in groups.items()
-    }
+    parts: dict[str, Any] = {name: kind(**options[name].as_dict()) for name, kind in groups.items()}
     task = ClassificationTask(parts["data"], parts["augment"], parts["model"], options.seed)
     output = options.output or Path("runs/classification") / time.strftime("%Y-%m-%d_%H-%M-%S")
     config = {"seed": options.seed, **_flat({name: options[name].as_dict() for name in groups})}

@@ -173,7 +173,7 @@ def _open_folder(
         return _held_out(read["train"], fraction, seed, layout.description)
     if layout.train is not None:
         both = [read["train"], read["val"]]
-        paths = PathTable(part.sample_id(i) for part in both for i in range(len(part)))
+        paths = PathTable(path for part in both for path in part.sample_ids())
         labels = np.concatenate([part.labels for part in both])
         read["all"] = ImageFileDataset(layout.root, paths, labels, known)
     return ClassificationSplits(known, layout.description, dict(read))
@@ -283,8 +283,7 @@ def _held_out(
 ) -> ClassificationSplits:
     if fraction == 0:
         return ClassificationSplits(every.class_names, description, {"train": every})
-    ids = (every.sample_id(index) for index in range(len(every)))
-    is_val = choose_val(ids, every.labels, fraction=fraction, seed=seed)
+    is_val = choose_val(every.sample_ids(), every.labels, fraction=fraction, seed=seed)
     train, val = every.subset(np.flatnonzero(~is_val)), every.subset(np.flatnonzero(is_val))
     description += f"; {fraction:g} of each class held out for val (seed {seed})"
     parts: dict[str, ClassificationDataset] = {"train": train, "val": val, "all": every}

@@ -3,6 +3,7 @@
 Shape legend: N files.
 """
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -44,11 +45,22 @@ class PathTable:
         return os.fsdecode(self._buffer[start:end].tobytes())
 
     def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
+        buffer, offsets = self._buffer.data, self._offsets.data
+        for start, end in itertools.pairwise(offsets):
+            yield os.fsdecode(bytes(buffer[start:end]))
 
     def take(self, indices: NDArray[np.int64]) -> "PathTable":
         """A new table of the paths at `indices`, in that order."""
-        return PathTable(self[int(index)] for index in indices)
+        buffer = self._buffer.data
+        taken = bytearray()
+        starts, ends = self._offsets[indices].tolist(), self._offsets[indices + 1].tolist()
+        for start, end in zip(starts, ends, strict=True):
+            taken += buffer[start:end]
+        table = PathTable(())
+        lengths = np.diff(self._offsets)[indices]
+        table._buffer = np.frombuffer(bytes(taken), np.uint8)
+        table._offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return table
 
 
 class ImageFileDataset:
@@ -79,6 +91,10 @@ class ImageFileDataset:
     def sample_id(self, index: int) -> str:
         """Posix path of a file, relative to `root` where it was given so."""
         return self._paths[index]
+
+    def sample_ids(self) -> Iterator[str]:
+        """The sample ids of all files in order."""
+        return iter(self._paths)
 
     def path(self, index: int) -> Path:
         """Path of a file."""

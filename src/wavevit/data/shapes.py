@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-OUTLINES = ("disc", "square", "triangle")
+OUTLINES = ("disc", "cross", "triangle")
 TEXTURES = ("stripes", "checker", "dots")
 CLASS_NAMES = tuple(f"{outline}-{texture}" for outline in OUTLINES for texture in TEXTURES)
 
@@ -23,16 +23,17 @@ NUM_IMAGES = {"train": 4000, "val": 500}
 # Added to the scene index of validation images: no data set is long enough to reach it.
 _VAL_OFFSET = 2**40
 
-# Half sides of the outlines, as parts of the radius, that give all of them the disc's area.
-_SQUARE_HALF_SIDE = np.sqrt(np.pi) / 2
+# Sizes of the outlines, as parts of the radius, that give all of them the disc's area.
+_CROSS_HALF_LENGTH = np.sqrt(np.pi / 2.56)
+_CROSS_HALF_WIDTH = 0.4 * _CROSS_HALF_LENGTH
 _TRIANGLE_INRADIUS = np.sqrt(np.pi / np.sqrt(27))
 _REACH = 2 * _TRIANGLE_INRADIUS  # of the triangle's corners, the longest of the three
 
-_RADIUS_ALONE = (0.20, 0.30)
+_RADIUS_ALONE = (0.27, 0.32)
 _RADIUS_AMONG_OTHERS = (0.10, 0.22)
 _SHADOW_WIDTH = 5 / 64
-_PERIOD = (4.5 / 64, 6 / 64)
-_DOT_THRESHOLD = 0.7  # dots then cover about 30 % of their background
+_PERIOD = (5 / 64, 6.5 / 64)
+_DOT_THRESHOLD = 1.1  # dots then cover a sixth of their ground, unlike the checker's half
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 _MIN_VISIBLE_FRACTION = 0.35
@@ -158,7 +159,7 @@ def render_scene(
         label = _place_object(rng, canvas, owner, areas, given, is_alone=num_objects == 1)
         if label is not None:
             labels.append(label)
-    noise_level = 0.02 + 0.06 * rng.random()
+    noise_level = 0.01 + 0.05 * rng.random()
     noise = rng.random(canvas.shape, dtype=np.float32)
     noise -= 0.5
     noise *= 2 * noise_level
@@ -217,7 +218,7 @@ def _background(rng: np.random.Generator, size: int) -> _FloatArray:
             distance = np.abs(x * cosine + y * sine) - np.float32(0.02 + 0.08 * part[6])
         else:
             distance = np.sqrt(x * x + y * y) - np.float32(0.08 + 0.22 * part[6])
-        cover = (0.5 - distance * size).clip(0, 1)[..., None] * np.float32(0.2 + 0.4 * part[7])
+        cover = (0.5 - distance * size).clip(0, 1)[..., None] * np.float32(0.15 + 0.3 * part[7])
         canvas += cover * (tint - canvas)
     return canvas
 
@@ -238,8 +239,8 @@ def _place_object(
         draws = rng.random(_DRAWS_PER_OBJECT)
         label = int(draws[0] * len(CLASS_NAMES)) if given_label is None else given_label
         radius = smallest + (largest - smallest) * draws[1]
-        # An object may reach over the edge by a little, a lone one not at all.
-        margin = _REACH * radius if is_alone else 0.9 * radius
+        # Corners may reach over the edge; of a lone object no more than the tips of a triangle.
+        margin = (1.2 if is_alone else 0.9) * radius
         centre_x, centre_y = margin + (1 - 2 * margin) * draws[2:4]
         reach = _REACH * radius + _SHADOW_WIDTH
         rows = _window(centre_y, reach, size)
@@ -272,10 +273,13 @@ def _outline_distance(
         return disc
     cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     u, v = cosine * x + sine * y, cosine * y - sine * x
-    if OUTLINES[outline] == "square":
-        square: _FloatArray = np.maximum(np.abs(u), np.abs(v))
-        square -= np.float32(_SQUARE_HALF_SIDE * radius)
-        return square
+    if OUTLINES[outline] == "cross":
+        longer, shorter = np.maximum(np.abs(u), np.abs(v)), np.minimum(np.abs(u), np.abs(v))
+        cross: _FloatArray = np.maximum(
+            longer - np.float32(_CROSS_HALF_LENGTH * radius),
+            shorter - np.float32(_CROSS_HALF_WIDTH * radius),
+        )
+        return cross
     slant = np.abs(u) * np.float32(np.sqrt(0.75)) - v * np.float32(0.5)
     triangle: _FloatArray = np.maximum(slant, v)
     triangle -= np.float32(_TRIANGLE_INRADIUS * radius)

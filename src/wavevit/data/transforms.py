@@ -4,9 +4,11 @@ An image is a PIL picture in RGB; a transformed one is a float32 tensor ``(3, H,
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from PIL import Image
 from timm.data import create_transform
+from timm.data.auto_augment import posterize as timm_posterize
 from torch import Tensor
 
 Transform = Callable[[Image.Image], Tensor]
@@ -97,4 +99,21 @@ def train_transform(
             f"rand_augment must be a policy of timm such as 'rand-m9-mstd0.5-inc1', got "
             f"{rand_augment!r}"
         ) from error
+    _mend_posterize(transform)
     return transform
+
+
+def _mend_posterize(transform: Transform) -> None:
+    """Lets timm's policies posterize to 0 bits, which Pillow 13 refuses: black, as ever before."""
+    for step in getattr(transform, "transforms", []):
+        subpolicies = [getattr(step, "ops", []), *getattr(step, "policy", [])]
+        for operation in chain.from_iterable(subpolicies):
+            if getattr(operation, "aug_fn", None) is timm_posterize:
+                operation.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **options: object) -> Image.Image:
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    posterized: Image.Image = timm_posterize(image, bits, **options)
+    return posterized

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wavevit.ops.dwt import dwt2, haar_dwt2, haar_idwt2, idwt2
-from wavevit.ops.wavelets import HAAR, check_mode, filter_bank
+from wavevit.ops.wavelets import check_mode, check_wavelet, is_haar
 
 # The original Wave-ViT code kept the Haar filters as buffers, +-0.5 in the order LL, LH, HL, HH:
 # four of (1, 1, 2, 2) in its DWT, one of (4, 1, 2, 2) in its inverse.
@@ -24,10 +24,11 @@ class _WaveletLayer(nn.Module):
         self, wavelet: str = "haar", *, mode: str = "symmetric", channels_last: bool = False
     ) -> None:
         super().__init__()
+        check_wavelet(wavelet)
         check_mode(mode)
-        self.is_haar = filter_bank(wavelet) is HAAR
+        self.is_haar = is_haar(wavelet)
         self.wavelet, self.mode, self.channels_last = wavelet, mode, channels_last
-        self.register_load_state_dict_pre_hook(_drop_old_buffers)
+        self.register_load_state_dict_pre_hook(_drop_old_buffers)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         """The settings, for printing."""
@@ -68,8 +69,8 @@ class DWT2d(_WaveletLayer):
         if self.is_haar:
             return haar_dwt2(x, self.channels_last, mode=self.mode)
         _check_four_dimensions(x, "DWT2d")
-        ll, details = dwt2(x, self.wavelet, mode=self.mode, channels_last=self.channels_last)
-        return torch.cat((ll, *details), 3 if self.channels_last else 1)
+        ll, *levels = dwt2(x, self.wavelet, mode=self.mode, channels_last=self.channels_last)
+        return torch.cat((ll, *levels[0]), 3 if self.channels_last else 1)
 
 
 class IDWT2d(_WaveletLayer):

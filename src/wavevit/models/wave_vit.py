@@ -7,7 +7,7 @@ channels_last format, so no transpose is ever copied; stages take and return suc
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from wavevit.models.folding import fold_batch_norm, fold_layer_norm
 from wavevit.models.official import adapt, adapt_before_loading
 from wavevit.models.token_label import MixBox, draw_mix_box, swap_mix_box
 from wavevit.ops.dwt import haar_dwt2, haar_idwt2
+from wavevit.ops.extension import crop, is_exporting
 
 GlobalPool = Literal["token", "avg", ""]
 
@@ -132,7 +133,8 @@ class WaveletAttention(nn.Module):
         reduced = F.relu(self.reduce_norm(to_nchw(self.reduce(tokens))), inplace=True)
         bands = haar_dwt2(to_nhwc(self._pad(reduced)), channels_last=True)
         filtered = F.relu(self.filter_norm(self.filter(to_nchw(bands))), inplace=True)
-        context = haar_idwt2(to_nhwc(filtered), channels_last=True)[:, :H, :W]
+        context = haar_idwt2(to_nhwc(filtered), channels_last=True)
+        context = crop(crop(context, 1, H), 2, W)
 
         kv = self.kv(self.kv_norm(to_nhwc(self.kv_embed(filtered))))
         k, v = kv.reshape(B, -1, 2, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
@@ -144,8 +146,8 @@ class WaveletAttention(nn.Module):
     def _pad(self, features: Tensor) -> Tensor:
         pad_h = -features.shape[-2] % self.pad_multiple
         pad_w = -features.shape[-1] % self.pad_multiple
-        # A traced graph keeps the operation whatever the example's size: it serves every size.
-        if torch.compiler.is_compiling() or pad_h or pad_w:
+        # An exported graph keeps the operation whatever the example's size: it serves every size.
+        if is_exporting() or pad_h or pad_w:
             return F.pad(features, (0, pad_w, 0, pad_h), mode="replicate")
         return features
 
@@ -272,16 +274,19 @@ class Stage(nn.Module):
 
 
 @contextmanager
-def _frozen_batch_statistics(module: nn.Module) -> Any:
-    """Batch statistics are used, but running ones not updated, inside the context."""
-    tracking = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in tracking:
-        norm.track_running_stats = False
+def _frozen_batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm uses batch statistics as ever but does not change its running ones."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        # Not track_running_stats=False: autograd saves the running statistics, and a recomputation
+        # must save what the first pass did.
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in tracking:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, saved, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _recompute_arguments(block: nn.Module) -> dict[str, Any]:
@@ -714,10 +719,22 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {"wavevit_nano": _cfg(), "wavevit_s": _cfg(), "wavevit_b": _cfg(), "wavevit_l": _cfg()}
+    {
+        "wavevit_test": _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
+        "wavevit_nano": _cfg(),
+        "wavevit_s": _cfg(),
+        "wavevit_b": _cfg(),
+        "wavevit_l": _cfg(),
+    }
 )
 
 VARIANTS: dict[str, dict[str, Any]] = {
+    "wavevit_test": {
+        "stem_dim": 8,
+        "embed_dims": (8, 16, 24, 32),
+        "num_heads": (1, 2, 3, 4),
+        "depths": (1, 1, 1, 1),
+    },
     "wavevit_nano": {
         "stem_dim": 16,
         "embed_dims": (32, 64, 160, 224),
@@ -743,6 +760,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "depths": (3, 6, 18, 3),
     },
 }
+
+
+@register_model
+def wavevit_test(pretrained: bool = False, **kwargs: Any) -> WaveVit:
+    """A toy of 0.1 M parameters for tests, as timm's own ``test_`` models."""
+    return _create_wavevit("wavevit_test", pretrained, **VARIANTS["wavevit_test"] | kwargs)
 
 
 @register_model

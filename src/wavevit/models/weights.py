@@ -3,6 +3,7 @@
 import argparse
 import logging
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -83,7 +84,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> Any:
     try:
         # Training scripts store their options beside the weights; a Namespace holds data only.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # of unusual pickle protocols: it loads or is refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         needs = _unsafe_globals(path)
@@ -93,7 +95,7 @@ def _read_pickle(path: Path) -> Any:
                 "for the plain state dict or a safetensors file"
             ) from error
         raise ValueError(f"{path} is not a PyTorch checkpoint, or is damaged") from error
-    except (RuntimeError, EOFError, KeyError, zipfile.BadZipFile, AssertionError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, KeyError, zipfile.BadZipFile, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a PyTorch checkpoint, or is damaged: {reason}") from error
 

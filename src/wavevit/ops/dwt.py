@@ -21,7 +21,7 @@ from wavevit.ops import haar
 from wavevit.ops.extension import crop, is_exporting
 from wavevit.ops.haar import haar_dwt2, haar_idwt2
 from wavevit.ops.linear_map import is_traced
-from wavevit.ops.wavelets import HAAR, FilterBank, check_mode, filter_bank
+from wavevit.ops.wavelets import check_mode, check_wavelet, filter_bank, is_haar
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,7 +65,7 @@ def dwt2(
         ValueError: Unknown wavelet or mode, too few dimensions, levels < 1, or no pixels.
         ImportError: PyWavelets is missing and the wavelet is not Haar.
     """
-    bank = filter_bank(wavelet)
+    check_wavelet(wavelet)
     check_mode(mode)
     if not isinstance(levels, int) or levels < 1:
         raise ValueError(f"dwt2 needs levels of at least 1, got {levels!r}; 1 halves the size once")
@@ -77,11 +77,11 @@ def dwt2(
         found = dwt2(x.permute(0, 2, 3, 1), wavelet, levels=levels, mode=mode, channels_last=True)
         return _map_bands(found, lambda band: band.permute(0, 3, 1, 2))
     dtype = x.dtype
-    if levels > 1 or bank is not HAAR:
+    if levels > 1 or not is_haar(wavelet):
         x = x.to(haar.math_dtype(dtype))  # rounded once, not on every level
     details: list[Details] = []
     for _ in range(levels):
-        x, lh, hl, hh = _one_level(x, bank, mode, channels_last)
+        x, lh, hl, hh = _one_level(x, wavelet, mode, channels_last)
         details.insert(0, (lh, hl, hh))
     return _map_bands((x, *details), lambda band: band.to(dtype))
 
@@ -113,7 +113,7 @@ def idwt2(
             or a size that the bands cannot have come from.
         ImportError: PyWavelets is missing and the wavelet is not Haar.
     """
-    bank = filter_bank(wavelet)
+    check_wavelet(wavelet)
     check_mode(mode)
     _check_bands(bands, channels_last)
     ll, *levels = bands
@@ -123,58 +123,51 @@ def idwt2(
         x = idwt2(last, wavelet, size=size, mode=mode, channels_last=True)
         return x.permute(0, 3, 1, 2)
     dtype = ll.dtype
-    if len(levels) > 1 or bank is not HAAR:
+    if len(levels) > 1 or not is_haar(wavelet):
         ll, *levels = _map_bands(bands, lambda band: band.to(haar.math_dtype(dtype)))
     rows = ll.ndim - (3 if channels_last else 2)
     x = ll
     for index, details in enumerate(levels):
         if not is_exporting():
             _check_level(x, details, rows, index, len(levels))
+            _check_long_enough(details[0].shape[rows : rows + 2], wavelet, mode)
         x = crop(crop(x, rows, details[0].shape[rows]), rows + 1, details[0].shape[rows + 1])
-        x = _one_level_back(x, details, bank, mode, channels_last)
+        x = _one_level_back((x, *details), wavelet, mode, channels_last)
     if size is not None:
         x = haar.crop_to_size(x, size, rows, "idwt2")
     return x.to(dtype)
 
 
-def _one_level(x: Tensor, bank: FilterBank, mode: str, channels_last: bool) -> tuple[Tensor, ...]:
-    rows = x.ndim - (3 if channels_last else 2)
-    if bank is HAAR:
-        x = haar.make_even(haar.make_even(x, rows, mode), rows + 1, mode)
-        if channels_last:
-            return haar.analyse(x, True).unbind(-2)
-        # All leading dimensions stand in for the channels: each band is contiguous.
-        lead = x.shape[:-2]
-        packed = haar.analyse(x.reshape(-1, *x.shape[-2:]), False)
-        return packed.reshape(4, *lead, *packed.shape[-2:]).unbind(0)
-    lead, last = x.shape[:rows], x.shape[rows + 2 :]
-    flat = x.reshape(_count(lead), *x.shape[rows : rows + 2], _count(last))
-    found = general.analyse(flat, bank, mode)
-    return found.reshape(4, *lead, *found.shape[2:4], *last).unbind(0)
+def _one_level(
+    x: Tensor, wavelet: str, mode: str, channels_last: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows = -3 if channels_last else -2
+    if not is_haar(wavelet):
+        return general.analyse(x, rows, filter_bank(wavelet), mode)
+    x = haar.make_even(haar.make_even(x, rows, mode), rows + 1, mode)
+    if channels_last:
+        ll, lh, hl, hh = haar.analyse(x, True).unbind(-2)
+    else:
+        # The dimension in front of H stands in for the channels; a lone image gets one.
+        images = x if x.ndim > 2 else x[None]
+        ll, lh, hl, hh = (
+            band.view(*x.shape[:-2], *band.shape[-2:])
+            for band in haar.analyse(images, False).unbind(-4)
+        )
+    return ll, lh, hl, hh
 
 
 def _one_level_back(
-    ll: Tensor, details: Details, bank: FilterBank, mode: str, channels_last: bool
+    bands: tuple[Tensor, Tensor, Tensor, Tensor], wavelet: str, mode: str, channels_last: bool
 ) -> Tensor:
-    rows = ll.ndim - (3 if channels_last else 2)
-    lead, last = ll.shape[:rows], ll.shape[rows + 2 :]
-    if bank is HAAR:
-        if channels_last:
-            return haar.synthesise(torch.stack((ll, *details), -2), True)
-        packed = torch.stack((ll, *details)).reshape(4, _count(lead), *ll.shape[-2:])
-        found = haar.synthesise(packed, False)
-        return found.reshape(*lead, *found.shape[-2:])
-    bands = torch.stack((ll, *details))
-    flat = bands.reshape(4, _count(lead), *ll.shape[rows : rows + 2], _count(last))
-    found = general.synthesise(flat, bank, mode)
-    return found.reshape(*lead, *found.shape[1:3], *last)
-
-
-def _count(sizes: tuple[int, ...]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
+    if not is_haar(wavelet):
+        rows = -3 if channels_last else -2
+        return general.synthesise(bands, rows, filter_bank(wavelet), mode)
+    if channels_last:
+        return haar.synthesise(torch.stack(bands, -2), True)
+    if bands[0].ndim > 2:
+        return haar.synthesise(torch.stack(bands, -4), False)
+    return haar.synthesise(torch.stack(bands)[:, None], False)[0]
 
 
 def _map_bands(bands: Pyramid, change: Any) -> Pyramid:
@@ -232,4 +225,13 @@ def _check_level(ll: Tensor, details: Details, rows: int, index: int, count: int
         raise ValueError(
             f"idwt2 needs ll and details of one shape, got {tuple(ll.shape)} and {tuple(shape)} "
             f"at level {count - index} of {count}; check levels, wavelet, mode and channels_last"
+        )
+
+
+def _check_long_enough(size: tuple[int, ...], wavelet: str, mode: str) -> None:
+    least = 1 if is_haar(wavelet) else general.shortest(filter_bank(wavelet), mode)
+    if min(size) < least:
+        raise ValueError(
+            f"idwt2 needs bands of at least {least} rows and {least} columns for {wavelet!r} with "
+            f"mode={mode!r}, got {size[0]} and {size[1]}; check the wavelet and the mode"
         )

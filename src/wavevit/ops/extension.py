@@ -13,6 +13,22 @@ def is_exporting() -> bool:
     return bool(probe())
 
 
+def is_certain(condition: bool) -> bool:
+    """Whether a condition on sizes holds, and for every size that an export allows.
+
+    Args:
+        condition: A comparison of sizes.
+
+    Returns:
+        The condition itself outside `torch.export`; there False where it depends on the size.
+    """
+    if is_exporting():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return bool(statically_known_true(condition))
+    return condition
+
+
 def extend(x: Tensor, axis: int, left: int, length: int, mode: str) -> Tensor:
     """The samples at positions -left ... length - left - 1 along one axis.
 
@@ -43,21 +59,63 @@ def extend(x: Tensor, axis: int, left: int, length: int, mode: str) -> Tensor:
     return x if len(parts) == 1 else torch.cat(parts, axis)
 
 
-def crop(x: Tensor, axis: int, size: int) -> Tensor:
-    """The first `size` samples along one axis.
+def extend_phases(x: Tensor, axis: int, left: int, half: int, mode: str) -> list[Tensor]:
+    """The even and the odd samples of `extend(x, axis, left, 2 * half, mode)`.
+
+    Args:
+        x: Any shape, floating point.
+        axis: The axis to extend, counted from the end.
+        left: How many samples to add in front.
+        half: Samples in each result.
+        mode: One of `wavelets.MODES`.
+
+    Returns:
+        Two tensors with `half` samples along the axis.
+    """
+    if is_exporting():
+        positions = 2 * torch.arange(half, device=x.device) - left
+        return [_sample(x, axis, positions + r, mode) for r in (0, 1)]
+    x = extend(x, axis, left, 2 * half, mode)
+    return list(torch.unflatten(x, axis, (half, 2)).unbind(axis))
+
+
+def crop(x: Tensor, axis: int, size: int, start: int = 0) -> Tensor:
+    """`size` samples along one axis.
 
     Args:
         x: Any shape.
         axis: The axis to shorten.
         size: Samples to keep.
+        start: The first one to keep.
 
     Returns:
         A view of x, or a copy while exporting.
     """
+    if is_certain(x.shape[axis] == size):
+        return x
     if is_exporting():
-        # A gather again: a slice would need proof that `size` is no more than there is.
-        return x.index_select(axis, torch.arange(size, device=x.device))
-    return x if x.shape[axis] == size else x.narrow(axis, 0, size)
+        # A gather again: a slice would need proof that it lies inside.
+        return x.index_select(axis, torch.arange(size, device=x.device) + start)
+    return x.narrow(axis, start, size)
+
+
+def interleave(even: Tensor, odd: Tensor, axis: int) -> Tensor:
+    """The samples of two tensors in turn.
+
+    Args:
+        even: Any shape.
+        odd: Of the same shape.
+        axis: The axis along which they take turns, counted from the end.
+
+    Returns:
+        A tensor twice as long along the axis.
+    """
+    half = even.shape[axis]
+    if is_exporting() and not is_certain(half % (2 * half) != 0):
+        # A gather: this is what flatten would ask of a dynamic size.
+        turns = torch.arange(2 * half, device=even.device)
+        return torch.cat((even, odd), axis).index_select(axis, turns % 2 * half + turns // 2)
+    return torch.stack((even, odd), axis).flatten(axis - 1, axis)
 
 
 def _sample(x: Tensor, axis: int, positions: Tensor, mode: str) -> Tensor:
@@ -72,17 +130,21 @@ def _sample(x: Tensor, axis: int, positions: Tensor, mode: str) -> Tensor:
         shape[axis] = -1
         return weights.to(x.dtype).view(shape)
 
+    def modulo(period: int) -> Tensor:
+        # A tensor, since ONNX has no remainder by a dynamic number.
+        return positions.remainder(torch.full_like(positions, period))
+
     inside = positions.clamp(0, last)
     if mode == "constant":
         return at(inside)
     if mode == "zero":
         return torch.where(along(positions == inside).bool(), at(inside), 0.0)
     if mode == "periodic":
-        return at(positions.remainder(N))
+        return at(modulo(N))
     if mode == "periodization":  # periodic, an odd signal having its last sample twice
-        return at(positions.remainder(N + N % 2).clamp(max=last))
+        return at(modulo(N + N % 2).clamp(max=last))
     if mode in ("symmetric", "antisymmetric"):
-        phase = positions.remainder(2 * N)
+        phase = modulo(2 * N)
         values = at(torch.minimum(phase, 2 * N - 1 - phase))
         return values if mode == "symmetric" else values * along(1 - 2 * (phase >= N).long())
     if mode == "smooth":

@@ -1,11 +1,10 @@
 """One level of any discrete wavelet transform: shifted views, weighted and summed, axis by axis.
 
-Letters: P everything in front of the filtered axis, N its samples, Q everything behind it, L taps,
-n samples of a band.
+Letters: N samples along the filtered axis, n samples of a band, L taps. Shapes name that axis only;
+whatever lies in front of it or behind it is carried along in its memory order.
 
-Not a convolution call: on a CPU the sums are several times faster than one with a single channel,
-on a GPU they cannot fall to TF32, and a compiler fuses them. Memory order is kept: for (B, H, W, C)
-the filtered axis just has C more samples behind it.
+Not a convolution call: with a single channel that is several times slower on a CPU, on a GPU it may
+fall to TF32, and a compiler can fuse the sums.
 """
 
 from functools import partial
@@ -14,139 +13,154 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wavevit.ops.extension import crop, extend
+from wavevit.ops.extension import crop, extend, extend_phases, interleave
 from wavevit.ops.linear_map import apply_linear, is_traced
 from wavevit.ops.wavelets import FilterBank
 
 Taps = tuple[tuple[float, ...], tuple[float, ...]]
+Bands = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def analyse(x: Tensor, bank: FilterBank, mode: str) -> Tensor:
-    """The bands LL, LH, HL, HH of one level.
+def analyse(x: Tensor, rows: int, bank: FilterBank, mode: str) -> Bands:
+    """The bands of one level.
 
     Args:
-        x: (P, H, W, Q), float32 or float64.
+        x: (..., H, W, ...), float32 or float64.
+        rows: The axis of H, counted from the end; W is the next one.
         bank: The wavelet's filters.
         mode: One of `wavelets.MODES`.
 
     Returns:
-        (4, P, h, w, Q).
+        ll, lh, hl, hh, each (..., h, w, ...).
     """
-    P, H, W, Q = x.shape
-    rows = _analyse_axis(x.reshape(P, H, W * Q), bank, mode)  # (2, P, h, W * Q)
-    h = rows.shape[2]
-    columns = _analyse_axis(rows.reshape(2 * P * h, W, Q), bank, mode)  # (2, 2 * P * h, w, Q)
-    # First index: along W, second: along H, as in the bands' names.
-    return columns.reshape(4, P, h, columns.shape[2], Q)
+    along_h = _analyse_axis(x, rows, bank, mode)
+    low_w, high_w = _analyse_axis(along_h, rows + 1, bank, mode).unbind(0)
+    ll, lh = low_w.unbind(0)
+    hl, hh = high_w.unbind(0)
+    return ll, lh, hl, hh
 
 
-def synthesise(bands: Tensor, bank: FilterBank, mode: str) -> Tensor:
-    """The inverse of `analyse`, with the one or two more samples an odd size would drop.
+def synthesise(bands: Bands, rows: int, bank: FilterBank, mode: str) -> Tensor:
+    """The inverse of `analyse`.
 
     Args:
-        bands: (4, P, h, w, Q), float32 or float64.
+        bands: ll, lh, hl, hh, each (..., h, w, ...), float32 or float64.
+        rows: The axis of h, counted from the end.
         bank: The wavelet's filters.
         mode: The mode of the analysis.
 
     Returns:
-        (P, rows, columns, Q); see `longest`.
+        (..., H, W, ...), both even: an odd size comes out one larger.
     """
-    _, P, h, w, Q = bands.shape
-    columns = _synthesise_axis(bands.reshape(2, 2 * P * h, w, Q), bank, mode)
-    W = columns.shape[1]
-    rows = _synthesise_axis(columns.reshape(2, P, h, W * Q), bank, mode)
-    return rows.reshape(P, rows.shape[1], W, Q)
+    along_w = torch.unflatten(torch.stack(bands), 0, (2, 2))
+    along_h = _synthesise_axis(along_w, rows + 1, bank, mode)
+    return _synthesise_axis(along_h, rows, bank, mode)
 
 
-def longest(n: int, bank: FilterBank, mode: str) -> int:
-    """The larger of the two sizes whose bands have n samples; the other is one less.
+def shortest(bank: FilterBank, mode: str) -> int:
+    """How many samples the bands of a single sample have.
 
     Args:
-        n: Samples of a band.
         bank: The wavelet's filters.
         mode: One of `wavelets.MODES`.
 
     Returns:
-        An even number; below 1 if no signal has so short bands.
+        The least size of any band.
     """
-    return 2 * n if mode == "periodization" else 2 * n - len(bank.dec_lo) + 2
+    return 1 if mode == "periodization" else len(bank.dec_lo) // 2
 
 
-def _analyse_axis(x: Tensor, bank: FilterBank, mode: str) -> Tensor:
-    """(P, N, Q) -> (2, P, n, Q)."""
-    N, L = x.shape[1], len(bank.dec_lo)
+def _analyse_axis(x: Tensor, axis: int, bank: FilterBank, mode: str) -> Tensor:
+    """(..., N, ...) -> (2, ..., n, ...)."""
+    N, L = x.shape[axis], len(bank.dec_lo)
     if mode == "periodization":
         n, left = (N + 1) // 2, L // 2 - 1
     else:
         n, left = (N + L - 1) // 2, L - 2
-    x = extend(x, 1, left, 2 * n + L - 2, mode)
     taps = (bank.dec_lo[::-1], bank.dec_hi[::-1])
     if is_traced():
-        return _correlate(x, taps)
-    return apply_linear(x, partial(_correlate, taps=taps), partial(_spread_padded, taps=taps))
+        phases = extend_phases(x, axis, left, n + L // 2 - 1, mode)
+        return _correlate_phases(phases, axis, taps)
+    x = extend(x, axis, left, 2 * n + L - 2, mode)
+    front = -x.ndim - 1  # from the end, since a mapped dimension may come first
+    return apply_linear(
+        x,
+        partial(_correlate, axis=axis, front=front, taps=taps),
+        partial(_spread_padded, axis=axis, front=front, taps=taps),
+    )
 
 
-def _synthesise_axis(bands: Tensor, bank: FilterBank, mode: str) -> Tensor:
-    """(2, P, n, Q) -> (P, N, Q)."""
-    n, L = bands.shape[2], len(bank.rec_lo)
+def _synthesise_axis(bands: Tensor, axis: int, bank: FilterBank, mode: str) -> Tensor:
+    """(2, ..., n, ...) -> (..., N, ...)."""
+    n, L = bands.shape[axis], len(bank.rec_lo)
+    size = 2 * n if mode == "periodization" else 2 * n - L + 2
     taps = (bank.rec_lo, bank.rec_hi)
     start = 0
     if mode == "periodization":
-        # Wrap the bands around, so that every output has its L/2 neighbours; an even L/2 shifts
-        # the outputs by one.
+        # Wrapped around, so that every output has its L/2 neighbours; an even L/2 shifts by one.
         left = L // 4
         start = 2 * left - L // 2 + 1
-        bands = extend(bands, 2, left, n + (start + L - 1) // 2, "periodic")
+        bands = extend(bands, axis, left, n + (start + L - 1) // 2, "periodic")
+    front = -bands.ndim
     if is_traced():
-        x = _spread(bands, taps)
+        x = _spread(bands, axis, front, taps)
     else:
-        x = apply_linear(bands, partial(_spread, taps=taps), partial(_correlate_padded, taps=taps))
-    return crop(x.narrow(1, start, x.shape[1] - start), 1, longest(n, bank, mode))
+        x = apply_linear(
+            bands,
+            partial(_spread, axis=axis, front=front, taps=taps),
+            partial(_correlate_padded, axis=axis, front=front, taps=taps),
+        )
+    return crop(x, axis, size, start)
 
 
-def _correlate(x: Tensor, taps: Taps) -> Tensor:
-    """(P, 2(n + L/2 - 1), Q) -> (2, P, n, Q): band[k] = sum over j of taps[j] x[2k + j]."""
-    half = x.shape[-2] // 2
-    n = half - len(taps[0]) // 2 + 1
+def _correlate(x: Tensor, axis: int, front: int, taps: Taps) -> Tensor:
+    """(2(n + L/2 - 1)) -> (2, n): band[k] = sum over j of taps[j] x[2k + j]."""
+    phases = torch.unflatten(x, axis, (-1, 2)).unbind(axis)
     # Made contiguous once, read L / 2 times by each filter.
-    phases = [phase.contiguous() for phase in torch.unflatten(x, -2, (half, 2)).unbind(-2)]
+    return _correlate_phases([phase.contiguous() for phase in phases], axis, taps, front)
+
+
+def _correlate_phases(phases: list[Tensor], axis: int, taps: Taps, front: int = 0) -> Tensor:
+    n = phases[0].shape[axis] - len(taps[0]) // 2 + 1
     bands = [
-        _weighted_sum([(c, phases[j % 2].narrow(-2, j // 2, n)) for j, c in enumerate(band_taps)])
+        _weighted_sum([(c, phases[j % 2].narrow(axis, j // 2, n)) for j, c in enumerate(band_taps)])
         for band_taps in taps
     ]
-    return torch.stack(bands, -4)
+    return torch.stack(bands, front)
 
 
-def _spread(bands: Tensor, taps: Taps) -> Tensor:
-    """(2, P, n, Q) -> (P, 2(n - L/2 + 1), Q): x[2i + r] = sum over m of taps[2m + r] band[i - m].
+def _spread(bands: Tensor, axis: int, front: int, taps: Taps) -> Tensor:
+    """(2, n) -> (2(n - L/2 + 1)): x[2i + r] = sum over m of taps[2m + r] band[i - m].
 
     i counts from L/2 - 1, so that every band sample needed is there.
     """
     half_taps = len(taps[0]) // 2
-    length = bands.shape[-2] - half_taps + 1
+    length = bands.shape[axis] - half_taps + 1
     phases = [
         _weighted_sum(
             [
-                (band_taps[2 * m + r], band.narrow(-2, half_taps - 1 - m, length))
-                for band, band_taps in zip(bands.unbind(-4), taps, strict=True)
+                (band_taps[2 * m + r], band.narrow(axis, half_taps - 1 - m, length))
+                for band, band_taps in zip(bands.unbind(front), taps, strict=True)
                 for m in range(half_taps)
             ]
         )
         for r in (0, 1)
     ]
-    return torch.stack(phases, -2).flatten(-3, -2)
+    return interleave(phases[0], phases[1], axis)
 
 
-def _spread_padded(bands: Tensor, taps: Taps) -> Tensor:
+def _spread_padded(bands: Tensor, axis: int, front: int, taps: Taps) -> Tensor:
     """The adjoint of `_correlate`."""
-    pad = len(taps[0]) // 2 - 1
-    return _spread(F.pad(bands, (0, 0, pad, pad)), taps)
+    return _spread(_pad(bands, axis, len(taps[0]) // 2 - 1), axis, front, taps)
 
 
-def _correlate_padded(x: Tensor, taps: Taps) -> Tensor:
+def _correlate_padded(x: Tensor, axis: int, front: int, taps: Taps) -> Tensor:
     """The adjoint of `_spread`."""
-    pad = len(taps[0]) - 2
-    return _correlate(F.pad(x, (0, 0, pad, pad)), taps)
+    return _correlate(_pad(x, axis, len(taps[0]) - 2), axis, front, taps)
+
+
+def _pad(x: Tensor, axis: int, amount: int) -> Tensor:
+    return F.pad(x, [0, 0] * (-axis - 1) + [amount, amount])
 
 
 def _weighted_sum(terms: list[tuple[float, Tensor]]) -> Tensor:

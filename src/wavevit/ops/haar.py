@@ -14,7 +14,7 @@ import sys
 import torch
 from torch import Tensor
 
-from wavevit.ops.extension import crop, extend, is_exporting
+from wavevit.ops.extension import crop, extend, interleave, is_certain, is_exporting
 from wavevit.ops.linear_map import apply_linear, is_traced
 from wavevit.ops.wavelets import check_mode
 
@@ -138,14 +138,8 @@ def make_even(x: Tensor, axis: int, mode: str) -> Tensor:
         x itself where the size is even.
     """
     size = x.shape[axis]
-    if is_exporting():
-        from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-        # A dynamic size that is not even by construction is extended without asking.
-        even = statically_known_true(size % 2 == 0)
-    else:
-        even = size % 2 == 0
-    return x if even else extend(x, axis, 0, 2 * ((size + 1) // 2), mode)
+    # While exporting, a dynamic size that is not even by construction is extended in any case.
+    return x if is_certain(size % 2 == 0) else extend(x, axis, 0, 2 * ((size + 1) // 2), mode)
 
 
 def crop_to_size(x: Tensor, size: tuple[int, int], rows: int, name: str) -> Tensor:
@@ -375,11 +369,6 @@ def _plain_synthesis(bands: Tensor, channels_last: bool) -> Tensor:
     ll, lh, hl, hh = bands.to(math_dtype(dtype)).unbind(-2 if channels_last else -4)
     columns = -2 if channels_last else -1
     rows = columns - 1
-    low = _interleave(ll + hl, ll - hl, columns)
-    high = _interleave(lh + hh, lh - hh, columns)
-    return (_interleave(low + high, low - high, rows) * 0.5).to(dtype)
-
-
-def _interleave(even: Tensor, odd: Tensor, axis: int) -> Tensor:
-    axis = axis % even.ndim
-    return torch.stack((even, odd), axis + 1).flatten(axis, axis + 1)
+    low = interleave(ll + hl, ll - hl, columns)
+    high = interleave(lh + hh, lh - hh, columns)
+    return (interleave(low + high, low - high, rows) * 0.5).to(dtype)

@@ -34,6 +34,38 @@ _S = 0.7071067811865476
 HAAR = FilterBank((_S, _S), (-_S, _S), (_S, _S), (_S, -_S))
 
 
+def is_haar(wavelet: str) -> bool:
+    """Whether the wavelet is Haar, under either name.
+
+    Args:
+        wavelet: Any name.
+
+    Returns:
+        True for "haar" and "db1".
+    """
+    return wavelet in HAAR_NAMES
+
+
+def check_wavelet(wavelet: str) -> None:
+    """Refuses a name that is not a discrete wavelet's; only Haar is known without PyWavelets.
+
+    Args:
+        wavelet: The name to check.
+
+    Raises:
+        TypeError: The wavelet is not named by a string.
+        ValueError: No discrete wavelet has this name.
+        ImportError: PyWavelets is missing and the wavelet is not Haar.
+    """
+    if not isinstance(wavelet, str):
+        raise TypeError(
+            f"wavelet must be a name such as 'haar' or 'db4', got {type(wavelet).__name__}; "
+            "pass pywt.Wavelet(...).name"
+        )
+    if not is_haar(wavelet):
+        filter_bank(wavelet)
+
+
 def _filter_bank(wavelet: str) -> FilterBank:
     """The filters of a discrete wavelet; only Haar is known without PyWavelets.
 
@@ -44,14 +76,9 @@ def _filter_bank(wavelet: str) -> FilterBank:
         The decomposition and reconstruction filters.
 
     Raises:
-        TypeError: The wavelet is not named by a string.
         ValueError: No discrete wavelet has this name.
         ImportError: PyWavelets is missing and the wavelet is not Haar.
     """
-    if not isinstance(wavelet, str):
-        raise TypeError(
-            f"wavelet must be a name such as 'haar' or 'db4', got {type(wavelet).__name__}"
-        )
     if wavelet in HAAR_NAMES:
         return HAAR
     try:
@@ -88,4 +115,4 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
 
 
 # A compiler takes the filters as they are, without following the import of PyWavelets.
-filter_bank: Callable[[str], FilterBank] = torch.compiler.assume_constant_result(_filter_bank)  # type: ignore[no-untyped-call]
+filter_bank: Callable[[str], FilterBank] = torch.compiler.assume_constant_result(_filter_bank)

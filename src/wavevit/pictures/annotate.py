@@ -20,7 +20,7 @@ def annotate(image: Image.Image, predictions: Sequence[tuple[str, float]]) -> Im
     enlarged a whole number of times, and a narrow one gets a margin to the right.
 
     Args:
-        image: Any mode and size.
+        image: Any size, and any mode that Pillow converts to RGB.
         predictions: Class names and probabilities in [0, 1], best first.
     """
     image = image.convert("RGB")

@@ -24,6 +24,8 @@ from wavevit.pictures.style import (
     ORANGE,
     PAPER,
     RED,
+    fitting,
+    font_for,
     house_style,
     one_line,
     panel_figure,
@@ -31,7 +33,8 @@ from wavevit.pictures.style import (
 )
 
 MAX_CLASSES_WITH_NUMBERS = 20
-_NAME_LENGTH = 22
+_NAME_WIDTH = 170  # pixels
+_LETTERS = 14  # pixels: 10 points
 _NAME_HEIGHT = 15  # pixels a name needs so that the next one does not touch it
 _WORST_SHOWN = 15
 
@@ -64,8 +67,9 @@ def draw_confusion(
     shares = confusion / np.maximum(totals, 1)
     with_numbers = K <= MAX_CLASSES_WITH_NUMBERS
     side = float(np.clip(K * 46, 320, 900)) if with_numbers else float(max(820, K + 100))
-    names = [one_line(name, _NAME_LENGTH) for name in class_names]
-    margin = 110 + 7 * max(len(name) for name in names)
+    names = [fitting(name, _LETTERS, _NAME_WIDTH) for name in class_names]
+    longest = max(font_for(name, _LETTERS).getlength(name) for name in names)
+    margin = longest + 110
     beside = 130 if with_numbers else 500
     # Rare confusions are what one looks for: the power lifts them to where the colours differ.
     norm = PowerNorm(0.5 if with_numbers else 0.35, vmin=0, vmax=1)
@@ -85,7 +89,7 @@ def draw_confusion(
         figure.text(
             16 / width,
             1 - 16 / height,
-            title or "Confusion matrix",
+            fitting(title or "Confusion matrix", 19, round(width) - 32),
             va="top",
             fontsize=12,
             fontweight="bold",
@@ -137,7 +141,7 @@ def draw_reliability(
             label="gap to confidence",
         )
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-        upper.set_title(title or "Reliability")
+        upper.set_title(one_line(title or "Reliability", 60))
         upper.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
         upper.text(0.02, 0.96, f"ECE {ece:.2%}", va="center", fontsize=13, fontweight="bold")
         lower.bar(centres[used], counts[used] / counts.sum(), widths[used], color=ORANGE)
@@ -168,7 +172,7 @@ def _draw_names(axes: Axes, names: Sequence[str], totals: NDArray[np.int64], sid
     step = math.ceil(K * _NAME_HEIGHT / side)
     shown = range(0, K, step)
     size = 9 if step > 1 or side / K < 24 else 10
-    flat = max(len(name) for name in names) * 8 < side / K
+    flat = max(font_for(name, _LETTERS).getlength(name) for name in names) < 0.9 * side / K
     axes.set_xticks(shown, [names[i] for i in shown], rotation=0 if flat else 90, fontsize=size)
     axes.set_yticks(shown, [f"{names[i]}  n={totals[i]}" for i in shown], fontsize=size)
     axes.tick_params(colors=INK)
@@ -182,7 +186,9 @@ def _draw_numbers(axes: Axes, shares: NDArray[np.float64], cell: float) -> None:
     for (row, column), share in np.ndenumerate(shares):
         if share == 0:
             continue
-        text = "<1" if share < 0.005 else f"{100 * share:.0f}"
+        text = f"{100 * share:.0f}"
+        if share not in (0, 1):
+            text = {"0": "<1", "100": ">99"}.get(text, text)
         color = PAPER if share > 0.3 else INK
         axes.text(
             column,

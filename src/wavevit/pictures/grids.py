@@ -166,7 +166,8 @@ def _draw_sections(
         axes.axis("off")
         top = 0
         for (heading, color, tiles), section_height in zip(sections, heights, strict=True):
-            axes.text(_MARGIN, top + 26, heading, fontsize=12, weight="bold", color=color)
+            shown = fitting(heading, 19, width - 2 * _MARGIN)
+            axes.text(_MARGIN, top + 26, shown, fontsize=12, weight="bold", color=color)
             _place_tiles(axes, canvas, tiles, top + 44, columns)
             top += section_height
         axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", zorder=0)

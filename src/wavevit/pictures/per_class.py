@@ -66,5 +66,5 @@ def draw_per_class(
         axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6))
         axes.grid(False, axis="y")
         axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-        axes.set_title(title or "Accuracy by class", pad=22)
+        axes.set_title(one_line(title or "Accuracy by class", 70), pad=22)
         save_figure(figure, path)

@@ -165,7 +165,6 @@ def fitting(text: str, size: int, width: int) -> str:
     return shown
 
 
-@lru_cache(maxsize=512)
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     """A Pillow font that has the text's letters; DejaVu Sans if no installed one has.
 
@@ -178,8 +177,13 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     if not wanted <= _letters(regular):
         for family in _installed_wide_fonts():
             if wanted <= _letters(_font_path(family)):
-                return ImageFont.truetype(_font_path(family), size)
-    return ImageFont.truetype(regular, size)
+                return _font(_font_path(family), size)
+    return _font(regular, size)
+
+
+@lru_cache(maxsize=32)
+def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
 
 
 @lru_cache(maxsize=1)

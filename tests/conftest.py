@@ -1,0 +1,34 @@
+"""What tests of several rooms share."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    # Tests run side by side, and their tensors are tiny.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of outputs recorded from the official models; its fill.py can be imported."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"needs the recorded outputs of the official models, not found in {folder}")
+    sys.path.insert(0, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of small real data sets, as zip files."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the small real data sets, not found in {folder}")
+    return folder

@@ -1,0 +1,110 @@
+"""A run that was broken off and resumed ends with the weights of one that was not, bit for bit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from wavevit.training.checkpoint import load_newest_checkpoint
+
+HARNESS = Path(__file__).with_name("crash_harness.py")
+KILLED, STOPPED = -9, 75
+
+# 30 images in batches of 4, two per step: batches span epochs, so a resumed run must find its place
+# inside one. Everything that draws numbers or keeps state is on.
+ARGUMENTS = """
+train classification --model wavevit_test --model.drop-path-rate 0.2 --model.drop-rate 0.1
+--data.image-size 32 --data.batch-size 4 --data.num-workers {workers} --trainer.accumulate 2
+--trainer.ema-decay 0.9 --trainer.clip-grad 1.0 --trainer.checkpoint-every 3
+--trainer.evaluate-every 0.8 --trainer.log-every 1 --optim.epochs 3 --optim.warmup-epochs 1
+--augment.mixup 0.8 --augment.cutmix 1.0 --augment.rand-augment rand-m9-mstd0.5-inc1
+--augment.random-erasing 0.25 --augment.repeats 2
+""".split()
+TOTAL_STEPS = 12
+
+SCENARIOS = {
+    "kill before the first step": [["kill_before_step", 1]],
+    "kill before a step": [["kill_before_step", 5]],
+    "kill after a step": [["kill_after_step", 8]],
+    "kill while a checkpoint is written": [["kill_in_checkpoint", 2]],
+    "kill behind a checkpoint": [["kill_after_rename", 3]],
+    "SIGTERM": [["term", 4]],
+    "Ctrl-C": [["interrupt", 7]],
+    "several in turn": [["term", 2], ["kill_after_step", 3], ["kill_before_step", 4]],
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    image_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, list[int]]]:
+    """Run directory and exit codes of the uninterrupted run ("") and of every scenario."""
+    root = tmp_path_factory.mktemp("runs")
+    lines = []
+    for number, (name, breaks) in enumerate({"": [], **SCENARIOS}.items()):
+        workers = 1 if name == "SIGTERM" else 0
+        arguments = [word.format(workers=workers) for word in ARGUMENTS]
+        arguments += ["--data", str(image_folder), "--output", str(root / str(number))]
+        lines.append(json.dumps({"name": name, "arguments": arguments, "break": breaks}))
+    done = subprocess.run(
+        [sys.executable, str(HARNESS)],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(lines), done.stderr
+    return {a["name"]: (root / str(i), a["codes"]) for i, a in enumerate(answers)}
+
+
+def checkpoint(run: Path) -> dict[str, Any]:
+    content = load_newest_checkpoint(run / "checkpoints")
+    assert content is not None
+    return content
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    name: str, outcomes: dict[str, tuple[Path, list[int]]]
+) -> None:
+    plain, codes = outcomes[""]
+    assert codes == [0]
+    run, codes = outcomes[name]
+    signals = [STOPPED if kind in ("term", "interrupt") else KILLED for kind, _ in SCENARIOS[name]]
+    assert codes == [*signals, 0]
+    expected, found = checkpoint(plain), checkpoint(run)
+    assert found["position"]["step"] == TOTAL_STEPS
+    assert found["rng"]["numpy"].pop(0) == expected["rng"]["numpy"].pop(0)  # the generator's name
+    for part in ("model", "ema", "optimizer", "rng"):
+        torch.testing.assert_close(found[part], expected[part], rtol=0, atol=0)
+    assert (run / "best.safetensors").read_bytes() == (plain / "best.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_log_of_a_resumed_run_holds_every_step_once(
+    name: str, outcomes: dict[str, tuple[Path, list[int]]]
+) -> None:
+    rows = {}
+    for run in ("", name):
+        text = (outcomes[run][0] / "log.jsonl").read_text()
+        rows[run] = [json.loads(line) for line in text.splitlines()]
+        for row in rows[run]:
+            row.pop("images_per_s", None)
+    assert rows[name] == rows[""]
+
+
+def test_a_finished_run_leaves_pictures_and_a_report(
+    outcomes: dict[str, tuple[Path, list[int]]],
+) -> None:
+    run, _ = outcomes["several in turn"]
+    for name in ("curves", "samples", "predictions", "confusion"):
+        assert (run / f"{name}.png").stat().st_size > 1000
+    assert "| best top-1 |" in (run / "report.md").read_text()
+    assert list(run.glob("checkpoints/.*")) == []
