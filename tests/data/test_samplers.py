@@ -51,7 +51,9 @@ def test_seeds_differ_between_positions_and_runs() -> None:
     assert set(seeds).isdisjoint(other)
 
 
-def test_repeated_augmentation_repeats_samples_with_other_seeds_in_epochs_of_the_same_length() -> None:
+def test_repeated_augmentation_repeats_samples_with_other_seeds_in_epochs_of_the_same_length() -> (
+    None
+):
     stream = [r for batch in requests(repeats=3, stop=6, num_samples=24) for r in batch]
     assert set(Counter(index for index, _ in stream).values()) == {3}
     assert len({seed for _, seed in stream}) == 24

@@ -52,7 +52,10 @@ def record(request: pytest.FixtureRequest, golden: Path) -> SimpleNamespace:
     model.load_state_dict({name: torch.from_numpy(v) for name, v in official.items()})
     image = inputs.image(np.random.default_rng(1000 + facts["seed"]), 2, *facts["size"])
     return SimpleNamespace(
-        facts=facts, arrays=np.load(stem.with_suffix(".npz")), model=model, image=torch.tensor(image)
+        facts=facts,
+        arrays=np.load(stem.with_suffix(".npz")),
+        model=model,
+        image=torch.tensor(image),
     )
 
 

@@ -137,9 +137,7 @@ def test_features_only_takes_any_out_indices_and_equals_forward_intermediates(
     )
     with torch.inference_mode():
         maps = model(x)
-        expected = whole.forward_intermediates(
-            x, [i % 4 for i in indices], intermediates_only=True
-        )
+        expected = whole.forward_intermediates(x, [i % 4 for i in indices], intermediates_only=True)
     assert len(maps) == len(indices)
     for features, known in zip(maps, expected, strict=True):
         torch.testing.assert_close(features, known)
@@ -305,7 +303,9 @@ def test_layer_decay_falls_from_head_to_stem() -> None:
 def test_drop_path_rises_linearly_from_zero() -> None:
     model = build("wavevit_nano", drop_path_rate=0.7)
     rates = [
-        getattr(block.drop_path, "drop_prob", 0.0) for stage in model.stages for block in stage.blocks
+        getattr(block.drop_path, "drop_prob", 0.0)
+        for stage in model.stages
+        for block in stage.blocks
     ]
     np.testing.assert_allclose(rates, np.linspace(0, 0.7, 8), atol=1e-12)
 

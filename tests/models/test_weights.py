@@ -133,7 +133,9 @@ def test_head_is_dropped_with_a_message_when_class_counts_differ(
     with caplog.at_level(logging.WARNING):
         report = wavevit.load_weights(fresh, path)
     assert torch.equal(fresh.head.weight, before)
-    assert set(report.dropped) == {f"{h}.{p}" for h in ("head", "aux_head") for p in ("weight", "bias")}
+    assert set(report.dropped) == {
+        f"{h}.{p}" for h in ("head", "aux_head") for p in ("weight", "bias")
+    }
 
 
 def test_head_is_kept_when_class_counts_agree_and_else_strictness_holds(
@@ -246,7 +248,7 @@ def test_a_pickle_that_needs_code_is_refused_and_does_not_run(
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match="refused .*trap.pth.tar: loading it would run code"):
+    with pytest.raises(ValueError, match=r"refused .*trap\.pth\.tar: loading it would run code"):
         read_checkpoint(path)
     with pytest.raises(ValueError, match="refused"):
         convert(path, tmp_path / "out.safetensors")
@@ -310,7 +312,9 @@ def test_convert_writes_a_file_that_rebuilds_the_network(source: Any, tmp_path: 
 
 
 def test_a_card_survives_and_foreign_files_have_none(tmp_path: Path) -> None:
-    card = ModelCard("wavevit_test", {"num_classes": 2}, class_names=["a", "ü"], image_size=(96, 64))
+    card = ModelCard(
+        "wavevit_test", {"num_classes": 2}, class_names=["a", "ü"], image_size=(96, 64)
+    )
     save_model(tmp_path / "m.safetensors", {"x": torch.zeros(2)}, card)
     assert read_card(tmp_path / "m.safetensors") == card
     save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")
@@ -320,7 +324,9 @@ def test_a_card_survives_and_foreign_files_have_none(tmp_path: Path) -> None:
 
 
 def test_unknown_model_and_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match=r"timm has no model named 'wavevit_m'; near names: .*wavevit"):
+    with pytest.raises(
+        ValueError, match=r"timm has no model named 'wavevit_m'; near names: .*wavevit"
+    ):
         ModelCard("wavevit_m").build()
     with pytest.raises(ValueError, match=r"wavevit_test does not take these arguments: .*colour"):
         ModelCard("wavevit_test", {"colour": 1}).build()

@@ -239,10 +239,10 @@ def test_input_is_left_as_it_was():
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("wavelet", ["haar", pytest.param("bior2.2", marks=needs_pywt)])
 def test_first_and_second_derivatives_of_dwt2(wavelet: str, channels_last: bool):
-    x = image(2, 3, 5, 2).requires_grad_()
+    x = image(3, 5, 2).requires_grad_()
 
     def bands(x: Tensor) -> list[Tensor]:
-        return flat(dwt2(x, wavelet, levels=2, channels_last=channels_last))
+        return flat(dwt2(x, wavelet, channels_last=channels_last))
 
     assert torch.autograd.gradcheck(bands, x, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(bands, x)

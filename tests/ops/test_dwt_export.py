@@ -90,13 +90,14 @@ def test_compiles_to_one_graph_with_gradients(
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_packed_haar_compiles_for_every_size(channels_last: bool):
+def test_packed_haar_compiles_once_for_all_even_sizes():
     torch.compiler.reset()
-    model = Packed(channels_last)
+    model = Packed(channels_last=True)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
-    for B, H, W in ((2, 8, 6), (3, 6, 10), (2, 7, 9)):
-        x = image(B, H, W, channels_last)
+    x = image(2, 8, 6, True)
+    check(compiled(x), model, x)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        x = image(3, 6, 10, True)
         check(compiled(x), model, x)
 
 

@@ -1,8 +1,8 @@
 """Runs training in forked processes and breaks it at chosen points; imported once, forked often.
 
 Usage: python crash_harness.py FOLDER, with scenarios as JSON lines on stdin:
-``{"name", "arguments", "break": [[kind, step], ...]}``. Each scenario is started, broken as often as
-it says, resumed each time, and run to its end; a line with the exit codes answers each.
+``{"name", "arguments", "break": [[kind, step], ...]}``. Each scenario is started, broken as often
+as it says, resumed each time, and run to its end; a line with the exit codes answers each.
 
 Kinds of break: "kill_before_step" and "kill_after_step" end the process without warning around the
 optimizer step, "kill_in_checkpoint" between writing and renaming a checkpoint, "kill_after_rename"
@@ -57,11 +57,7 @@ def break_at(kind: str, step: int) -> None:
             if calls["step"] == step and kind == "kill_in_checkpoint":
                 die()
         replace(source, target)
-        if (
-            str(target).endswith(".ckpt")
-            and calls["step"] == step
-            and kind == "kill_after_rename"
-        ):
+        if str(target).endswith(".ckpt") and calls["step"] == step and kind == "kill_after_rename":
             die()
 
     os.replace = patched_replace
@@ -77,7 +73,7 @@ def in_child(work: Callable[[], int]) -> int:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
             code = work()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 (a forked child must never return into the parent)
             traceback.print_exc()
         finally:
             os._exit(code)
@@ -106,4 +102,6 @@ def run(scenario: dict[str, Any]) -> list[int]:
 
 for line in sys.stdin:
     scenario = json.loads(line)
-    print(json.dumps({"name": scenario["name"], "codes": run(scenario)}), flush=True)
+    answer = {"name": scenario["name"], "codes": run(scenario)}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()

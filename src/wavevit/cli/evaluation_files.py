@@ -16,9 +16,10 @@ from wavevit.data.classification import ClassificationDataset
 from wavevit.metrics.classification import ClassificationResult
 from wavevit.pictures import per_class
 from wavevit.pictures.confusion import draw_confusion, draw_reliability
-from wavevit.pictures.grids import Example, draw_predictions
+from wavevit.pictures.grids import draw_predictions
 from wavevit.pictures.per_class import draw_per_class
 from wavevit.pictures.style import write_atomically
+from wavevit.training.examples import choose_examples
 
 NAMES = (
     "metrics.json",
@@ -28,7 +29,6 @@ NAMES = (
     "reliability.png",
     "predictions.png",
 )
-_EXAMPLES = 16  # of right and of wrong predictions each
 _MAX_CLASSES_IN_JSON = 100  # of the confusion matrix, which grows with the square
 
 
@@ -104,35 +104,6 @@ def write(
         draw_per_class(result.class_accuracy, result.class_counts, names, path, title=title)
     draw_predictions(choose_examples(result, dataset), folder / "predictions.png", title=title)
     _write_text(folder / "metrics.json", _metrics_json(result, names, facts))
-
-
-def choose_examples(result: ClassificationResult, dataset: ClassificationDataset) -> list[Example]:
-    """Sixteen wrong predictions, the surest first, and sixteen right ones spread over the data.
-
-    Args:
-        result: What evaluation found on the data set.
-        dataset: The images.
-    """
-    rows, names = result.rows, dataset.class_names
-    wrong = np.flatnonzero(~rows.is_right)
-    wrong = wrong[np.argsort(-rows.confidence[wrong], kind="stable")][:_EXAMPLES]
-    right = np.flatnonzero(rows.is_right)
-    right = right[np.linspace(0, len(right) - 1, min(_EXAMPLES, len(right))).round().astype(int)]
-    chosen = [int(i) for i in (*wrong, *right)]
-    wanted = {rows.sample_ids[i] for i in chosen}
-    index_of = {
-        name: index for index in range(len(dataset)) if (name := dataset.sample_id(index)) in wanted
-    }
-    return [
-        Example(
-            image=dataset.load(index_of[rows.sample_ids[i]], min_size=256),
-            truth=names[int(rows.labels[i])],
-            prediction=names[int(rows.predictions[i])],
-            confidence=float(rows.confidence[i]),
-            is_right=bool(rows.is_right[i]),
-        )
-        for i in chosen
-    ]
 
 
 def _per_class_csv(result: ClassificationResult, names: list[str]) -> str:

@@ -54,6 +54,8 @@ class ClassificationSplits:
     """One line for the log: where the splits come from."""
     parts: dict[str, ClassificationDataset]
     """What there is: "train", "val", or both; and "all" where it is more than one part."""
+    held_out: bool = False
+    """Whether we drew the val split, rather than the user."""
 
     @property
     def train(self) -> ClassificationDataset:
@@ -292,7 +294,7 @@ def _held_out(
             f"no class has the two images that holding out for val needs ({description}); "
             "add images, or pass val_fraction=0"
         )
-    return ClassificationSplits(every.class_names, description, parts)
+    return ClassificationSplits(every.class_names, description, parts, held_out=True)
 
 
 def _check_class_names(names: Sequence[str], found_in_data: bool) -> list[str]:

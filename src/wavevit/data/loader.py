@@ -213,6 +213,9 @@ def strict(batches: "DataLoader[Sample | dict[str, str]]") -> Iterator[Batch]:
     Args:
         batches: An `eval_loader`.
 
+    Yields:
+        The batches in order.
+
     Raises:
         ValueError: An image cannot be read: evaluation does not skip.
     """

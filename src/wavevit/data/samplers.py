@@ -66,7 +66,9 @@ class TrainSampler:
         epoch, order = -1, np.empty(0, np.int64)
         for batch in range(self.start, self.stop):
             requests: list[SampleRequest] = []
-            for position in range(batch * total + self.rank, (batch + 1) * total, self.num_processes):
+            for position in range(
+                batch * total + self.rank, (batch + 1) * total, self.num_processes
+            ):
                 if position // self.num_samples != epoch:
                     epoch = position // self.num_samples
                     order = self.epoch_order(epoch)

@@ -30,6 +30,7 @@ _TRIANGLE_INRADIUS = np.sqrt(np.pi / np.sqrt(27))
 _REACH = 2 * _TRIANGLE_INRADIUS  # of the triangle's corners, the longest of the three
 
 _RADIUS_ALONE = (0.27, 0.32)
+_WANDER_ALONE = 0.05  # off the centre; more makes outlines slow to learn for a transformer
 _RADIUS_AMONG_OTHERS = (0.10, 0.22)
 _SHADOW_WIDTH = 5 / 64
 _PERIOD = (5 / 64, 6.5 / 64)
@@ -239,8 +240,8 @@ def _place_object(
         draws = rng.random(_DRAWS_PER_OBJECT)
         label = int(draws[0] * len(CLASS_NAMES)) if given_label is None else given_label
         radius = smallest + (largest - smallest) * draws[1]
-        # Corners may reach over the edge; of a lone object no more than the tips of a triangle.
-        margin = (1.2 if is_alone else 0.9) * radius
+        # Corners of objects among others may reach over the edge.
+        margin = 0.5 - _WANDER_ALONE if is_alone else 0.9 * radius
         centre_x, centre_y = margin + (1 - 2 * margin) * draws[2:4]
         reach = _REACH * radius + _SHADOW_WIDTH
         rows = _window(centre_y, reach, size)

@@ -10,6 +10,9 @@ from PIL import Image
 from timm.data import create_transform
 from timm.data.auto_augment import posterize as timm_posterize
 from torch import Tensor
+from torchvision.transforms import Compose
+
+MAX_ASPECT = 16
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -31,7 +34,7 @@ def eval_transform(
         mean: Per channel, of values in [0, 1].
         std: Per channel, of values in [0, 1].
     """
-    transform: Transform = create_transform(
+    prepare = create_transform(
         (3, *image_size),
         is_training=False,
         crop_pct=crop_pct,
@@ -39,7 +42,22 @@ def eval_transform(
         mean=tuple(mean),
         std=tuple(std),
     )
+    transform: Transform = Compose([_without_far_ends, *prepare.transforms])
     return transform
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """The middle of an image longer than 16 times its short side.
+
+    The centre crop throws its ends away anyhow, but only after they have been enlarged with the
+    rest: a strip of 65,000 x 1 pixels would take gigabytes.
+    """
+    width, height = image.size
+    limit = MAX_ASPECT * min(width, height)
+    if max(width, height) <= limit:
+        return image
+    left, top = max(0, (width - limit) // 2), max(0, (height - limit) // 2)
+    return image.crop((left, top, left + min(width, limit), top + min(height, limit)))
 
 
 def train_transform(

@@ -19,7 +19,8 @@ def fold_batch_norm(layer: Affine, norm: nn.BatchNorm2d) -> Affine:
         layer: Linear or convolution whose output channels the norm acts on.
         norm: BatchNorm with running statistics.
     """
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     # In float64: the folded form should differ from the plain one by its own rounding only.
     scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
     weight = layer.weight.double() * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))

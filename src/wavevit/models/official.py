@@ -87,12 +87,11 @@ def check_haar(name: str, value: Tensor) -> None:
     match = _FILTER_LEAF.search(name)
     if match is None:
         return
-    if match[1]:
-        expected = torch.tensor(_HAAR[match[1]])
-    else:
-        expected = torch.tensor(list(_HAAR.values()))
+    expected = torch.tensor(_HAAR[match[1]] if match[1] else list(_HAAR.values()))
     found = value.detach().float().cpu()
-    if found.numel() != expected.numel() or not torch.equal(found.reshape(expected.shape), expected):
+    if found.numel() != expected.numel() or not torch.equal(
+        found.reshape(expected.shape), expected
+    ):
         raise ValueError(
             f"{name} should hold the Haar filters (+-0.5), but it does not: these weights were "
             "trained with another wavelet, which this network cannot represent"
@@ -216,16 +215,13 @@ def _unusable_head(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
     return dropped
 
 
-def adapt_before_loading(
-    model: nn.Module, state_dict: StateDict, prefix: str, *_: object
-) -> None:
+def adapt_before_loading(model: nn.Module, state_dict: StateDict, prefix: str, *_: object) -> None:
     """Hook before ``load_state_dict``: official names and other class counts load directly.
 
     Args:
         model: A `WaveVit` or its ``features_only`` form.
         state_dict: Changed in place.
         prefix: The network's own prefix in ``state_dict``.
-        *_: Further arguments of the hook, not used.
 
     Raises:
         ValueError: A wavelet buffer does not hold the Haar filters.

@@ -392,9 +392,7 @@ class WaveVit(nn.Module):
         for i, dim in enumerate(embed_dims):
             wavelet = i < 2
             last = i == len(embed_dims) - 1
-            patch_embed = (
-                PatchEmbed(embed_dims[i - 1], dim) if i else Stem(in_chans, stem_dim, dim)
-            )
+            patch_embed = PatchEmbed(embed_dims[i - 1], dim) if i else Stem(in_chans, stem_dim, dim)
             blocks = [
                 Block(
                     dim,
@@ -410,7 +408,7 @@ class WaveVit(nn.Module):
             stages.append(Stage(patch_embed, blocks, norm))
             # The last map is normed after class attention has read it, so by a child of its own.
             module = "norm" if last else f"stages.{i}"
-            self.feature_info.append(dict(num_chs=dim, reduction=4 * 2**i, module=module))
+            self.feature_info.append({"num_chs": dim, "reduction": 4 * 2**i, "module": module})
         self.stages = nn.Sequential(*stages)
         self.norm: nn.Module = LayerNorm2d(embed_dims[-1], eps=BLOCK_NORM_EPS)
         self.head_drop = nn.Dropout(drop_rate)
@@ -418,7 +416,7 @@ class WaveVit(nn.Module):
         self.aux_head: nn.Linear | None = None
         self._build_head(num_classes, global_pool)
         self.apply(_init_weights)
-        self.register_load_state_dict_pre_hook(adapt_before_loading)
+        self.register_load_state_dict_pre_hook(adapt_before_loading)  # type: ignore[no-untyped-call]
 
     def _build_head(self, num_classes: int, global_pool: GlobalPool) -> None:
         if global_pool not in ("token", "avg", ""):
@@ -486,7 +484,7 @@ class WaveVit(nn.Module):
         if global_pool == "":
             self.token_label = False
         self._build_head(num_classes, self.global_pool if global_pool is None else global_pool)
-        reference = self.norm.weight
+        reference = next(self.stages.parameters())
         fresh = [self.head, self.aux_head, None if had_class_attn else self.class_attn]
         for module in fresh:
             if module is not None:

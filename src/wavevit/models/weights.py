@@ -5,7 +5,6 @@ import logging
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,15 @@ def _read_pickle(path: Path) -> Any:
                 "for the plain state dict or a safetensors file"
             ) from error
         raise ValueError(f"{path} is not a PyTorch checkpoint, or is damaged") from error
-    except (OSError, RuntimeError, EOFError, KeyError, zipfile.BadZipFile, AssertionError, ValueError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        zipfile.BadZipFile,
+        AssertionError,
+        ValueError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a PyTorch checkpoint, or is damaged: {reason}") from error
 
@@ -225,14 +232,13 @@ def recognise(state: dict[str, Tensor]) -> ModelCard:
         len({name.split(".")[3] for name in state if name.startswith(f"stages.{i}.blocks.")})
         for i in range(4)
     )
-    for name, variant in VARIANTS.items():
-        if (variant["stem_dim"], variant["embed_dims"], variant["depths"]) == (
-            weight.shape[0],
-            dims,
-            depths,
-        ):
-            break
-    else:
+    shape = (weight.shape[0], dims, depths)
+    matching = [
+        name
+        for name, variant in VARIANTS.items()
+        if (variant["stem_dim"], variant["embed_dims"], variant["depths"]) == shape
+    ]
+    if not matching:
         raise ValueError(
             f"no variant has stem {weight.shape[0]}, widths {dims} and depths {depths}; "
             f"known: {', '.join(VARIANTS)}"
@@ -245,7 +251,7 @@ def recognise(state: dict[str, Tensor]) -> ModelCard:
         arguments["token_label"] = True
     if not any(key.startswith("class_attn.") for key in state):
         arguments["global_pool"] = "avg"
-    return ModelCard(model=name, model_args=arguments)
+    return ModelCard(model=matching[0], model_args=arguments)
 
 
 def convert(source: Path, target: Path, *, overwrite: bool = False) -> tuple[ModelCard, LoadReport]:

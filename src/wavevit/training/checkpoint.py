@@ -120,7 +120,8 @@ def _sync_directory(directory: Path) -> None:
 
 def rng_state() -> dict[str, Any]:
     """States of every global generator, as tensors and plain values."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    numpy_state: Any = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, gauss = numpy_state
     version, words, gauss_next = random.getstate()
     return {
         "python": [version, list(words), gauss_next],

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from wavevit.data.classification import ClassificationSplits, open_classification
+from wavevit.data.image_files import ImageFileDataset
 from wavevit.data.loader import Batch, eval_loader, strict, train_loader
 from wavevit.data.samplers import TrainSampler
 from wavevit.data.transforms import Transform, eval_transform, train_transform
@@ -271,9 +273,9 @@ class Classifier:
             load_weights(model, self.weights)
         if self.freeze == "backbone":
             model.requires_grad_(False)
-            model.get_classifier().requires_grad_(True)
+            _classifier(model).requires_grad_(True)
         if self.grad_checkpointing:
-            model.set_grad_checkpointing()
+            _enable_grad_checkpointing(model)
         return model
 
     def set_train_mode(self, model: nn.Module) -> None:
@@ -286,7 +288,20 @@ class Classifier:
             model.train()
         else:
             model.eval()
-            model.get_classifier().train()
+            _classifier(model).train()
+
+
+def _classifier(model: nn.Module) -> nn.Module:
+    layer: Any = getattr(model, "get_classifier")()  # noqa: B009 (timm's, unknown to nn.Module)
+    modules = layer if isinstance(layer, tuple | list) else [layer]  # distilled models have two
+    return nn.ModuleList(modules)
+
+
+def _enable_grad_checkpointing(model: nn.Module) -> None:
+    enable: Any = getattr(model, "set_grad_checkpointing", None)
+    if enable is None:
+        raise ValueError(f"{type(model).__name__} has no gradient checkpointing; leave it off")
+    enable()
 
 
 class ClassificationTask:
@@ -302,8 +317,6 @@ class ClassificationTask:
         FileNotFoundError: No such data or weights.
         ValueError: Nothing usable there, or settings that do not go together.
     """
-
-    score = "top1"
 
     def __init__(
         self, data: ClassificationData, augment: Augmentation, model: Classifier, seed: int
@@ -358,13 +371,15 @@ class ClassificationTask:
         if not unreadable:
             return
         example = next(iter(unreadable.values()))
-        if not self.splits.held_out or not kept:
+        held_out = self.splits.held_out and isinstance(self.val_set, ImageFileDataset)
+        if not held_out or not kept:
             raise ValueError(
                 f"{len(unreadable)} of {len(self.val_set)} validation images cannot be read, and "
                 f"evaluation does not skip: {example}; list them with `wavevit check-data`"
             )
         self.left_out = unreadable
-        self.val_set = self.val_set.subset(kept)
+        assert isinstance(self.val_set, ImageFileDataset)
+        self.val_set = self.val_set.subset(np.array(kept))
         logger.warning(
             "%d of the images held out for validation cannot be read and are left out: %s",
             len(unreadable),
@@ -390,6 +405,9 @@ class ClassificationTask:
             fabric: Device and processes.
             start: First batch.
             stop: Batch to stop before.
+
+        Yields:
+            The batches in order.
         """
         sampler = TrainSampler(
             self.num_samples,

@@ -46,9 +46,6 @@ class NonFiniteLossError(RuntimeError):
 class Task(Protocol):
     """What the loop needs of a task: a model, batches, a loss and an evaluation."""
 
-    score: str
-    """Name of the metric to maximise."""
-
     num_samples: int
     """Training samples per epoch."""
 
@@ -71,7 +68,7 @@ class Task(Protocol):
         """Ids of a batch's samples, for messages."""
 
     def evaluate(self, fabric: Fabric, model: nn.Module) -> dict[str, float]:
-        """Metrics on the validation set, on every process alike."""
+        """Metrics on the validation set, on every process alike; "score" is to be maximised."""
 
     def save_best(self, run: RunDirectory, model: nn.Module, metrics: dict[str, float]) -> None:
         """Writes the network as a model file."""

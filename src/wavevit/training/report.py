@@ -3,23 +3,20 @@
 import platform
 import time
 
-import numpy as np
 import torch
 
-from wavevit.data.classification import ClassificationDataset
 from wavevit.data.loader import TrainView
 from wavevit.data.samplers import TrainSampler
-from wavevit.metrics.classification import ClassificationResult
 from wavevit.pictures.confusion import draw_confusion
 from wavevit.pictures.curves import draw_curves
-from wavevit.pictures.grids import Example, draw_predictions, draw_samples
+from wavevit.pictures.grids import draw_predictions, draw_samples
 from wavevit.pictures.style import write_atomically
 from wavevit.training.classification import ClassificationTask
+from wavevit.training.examples import choose_examples
 from wavevit.training.loop import Outcome, versions
 from wavevit.training.run_directory import RunDirectory
 
 _SAMPLES = 32
-_EXAMPLES = 16  # of right and of wrong predictions each
 
 
 def write_samples(run: RunDirectory, task: ClassificationTask) -> None:
@@ -61,38 +58,7 @@ def write_pictures(run: RunDirectory, task: ClassificationTask) -> None:
     assert result is not None, "a finished run has been evaluated"
     examples = choose_examples(result, task.val_set)
     draw_predictions(examples, run.path / "predictions.png", title=title)
-    draw_confusion(
-        result.confusion, task.card.class_names, run.path / "confusion.png", title=title
-    )
-
-
-def choose_examples(result: ClassificationResult, dataset: ClassificationDataset) -> list[Example]:
-    """Sixteen wrong predictions, the surest first, and sixteen right ones spread over the data.
-
-    Args:
-        result: What evaluation found on the data set.
-        dataset: The images.
-    """
-    rows, names = result.rows, dataset.class_names
-    wrong = np.flatnonzero(~rows.is_right)
-    wrong = wrong[np.argsort(-rows.confidence[wrong], kind="stable")][:_EXAMPLES]
-    right = np.flatnonzero(rows.is_right)
-    right = right[np.linspace(0, len(right) - 1, min(_EXAMPLES, len(right))).round().astype(int)]
-    chosen = [int(i) for i in (*wrong, *right)]
-    wanted = {rows.sample_ids[i] for i in chosen}
-    index_of = {
-        name: index for index in range(len(dataset)) if (name := dataset.sample_id(index)) in wanted
-    }
-    return [
-        Example(
-            image=dataset.load(index_of[rows.sample_ids[i]], min_size=256),
-            truth=names[int(rows.labels[i])],
-            prediction=names[int(rows.predictions[i])],
-            confidence=float(rows.confidence[i]),
-            is_right=bool(rows.is_right[i]),
-        )
-        for i in chosen
-    ]
+    draw_confusion(result.confusion, task.card.class_names, run.path / "confusion.png", title=title)
 
 
 def write_report(run: RunDirectory, task: ClassificationTask, outcome: Outcome) -> None:

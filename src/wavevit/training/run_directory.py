@@ -80,9 +80,7 @@ class RunDirectory:
         """
         if self.log_file.exists() and self.log_file.stat().st_size > log_bytes:
             os.truncate(self.log_file, log_bytes)
-        self._events = SummaryWriter(
-            str(self.path / "tensorboard"), purge_step=purge_step or None
-        )
+        self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step or None)
 
     def log(self, row: dict[str, Any]) -> None:
         """Appends a row to ``log.jsonl`` and its numbers to the TensorBoard events.
