@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from wavevit.ops.dwt import dwt2, haar_dwt2
 
 Transform = Callable[[Tensor], Tensor]
+WARM_UP_CALLS = 3
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
@@ -75,11 +76,12 @@ def make_cases(x: Tensor, run: Transform) -> dict[str, Callable[[], object]]:
 def time_in_turns(
     peers: dict[str, Callable[[], object]], rounds: int, device: str
 ) -> dict[str, list[float]]:
-    """Milliseconds of each peer in each round; every timed call follows an untimed one."""
+    """Milliseconds of each peer in each round, after untimed calls that settle caches and heap."""
     times: dict[str, list[float]] = {name: [] for name in peers}
     for _ in range(rounds):
         for name, call in peers.items():
-            call()
+            for _ in range(WARM_UP_CALLS):
+                call()
             synchronize(device)
             start = time.perf_counter()
             call()

@@ -42,6 +42,24 @@ def to_nhwc(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention, ``(B, h, N, d)``.
+
+    On the CPU the backward pass of PyTorch's kernel takes six times longer in bf16 than in fp32
+    (torch 2.15, AVX512-BF16), so training in low precision there computes it in fp32.
+
+    Args:
+        q: Queries ``(B, h, N, d)``.
+        k: Keys ``(B, h, M, d)``.
+        v: Values ``(B, h, M, d)``.
+    """
+    if q.device.type == "cpu" and q.requires_grad and q.dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", enabled=False):
+            attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+        return attended.to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class PatchEmbed(nn.Module):
     """Overlapping 3x3 stride-2 patch embedding: ``(B, C, H, W)`` to half the size (section 3).
 
@@ -139,7 +157,7 @@ class WaveletAttention(nn.Module):
         kv = self.kv(self.kv_norm(to_nhwc(self.kv_embed(filtered))))
         k, v = kv.reshape(B, -1, 2, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
         q = self.q(tokens).reshape(B, H * W, self.num_heads, C // self.num_heads).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attend(q, k, v)
         attended = attended.transpose(1, 2).reshape(B, H, W, C)
         return self.proj(torch.cat((attended, context), dim=-1))
 
@@ -182,7 +200,7 @@ class Attention(nn.Module):
         q = self.q(tokens).reshape(B, H * W, self.num_heads, C // self.num_heads).transpose(1, 2)
         kv = self.kv(tokens).reshape(B, H * W, 2, self.num_heads, C // self.num_heads)
         k, v = kv.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attend(q, k, v)
         return self.proj(attended.transpose(1, 2).reshape(B, H, W, C))
 
 
@@ -328,7 +346,7 @@ class ClassAttentionBlock(nn.Module):
         normed = self.norm1(torch.cat((cls_token, tokens), dim=1))
         q = self.q(normed[:, :1]).reshape(B, 1, *heads).transpose(1, 2)
         k, v = self.kv(normed).reshape(B, N + 1, 2, *heads).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, 1, C)
+        attended = attend(q, k, v).transpose(1, 2).reshape(B, 1, C)
         cls_token = cls_token + self.proj(attended)
         cls_token = cls_token + self.mlp(self.norm2(cls_token))
         return cls_token.squeeze(1)
