@@ -1,6 +1,7 @@
 """From a data set to batches of tensors, with unreadable files accounted for."""
 
 import random
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -166,7 +167,7 @@ def train_loader(
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_worker,
         # Its own generator: building an iterator must not advance the global one, or a resumed run
         # would draw other numbers than an uninterrupted one.
         generator=torch.Generator().manual_seed(0),
@@ -202,7 +203,7 @@ def eval_loader(
         collate_fn=collate_strictly,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_worker,
         generator=torch.Generator().manual_seed(0),
     )
 
@@ -249,5 +250,10 @@ def seeded(seed: int) -> Iterator[None]:
             torch.set_rng_state(saved[2])
 
 
-def _one_thread(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C and job managers signal every process of a run at once. The main one decides what
+    # happens; it still needs batches while it saves. A worker ends when its parent does.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
