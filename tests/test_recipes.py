@@ -45,7 +45,9 @@ def test_recipe_header_says_source_command_hardware_and_result(path: Path) -> No
 
 @pytest.mark.parametrize("variant", ["s", "b", "l"])
 def test_imagenet_recipes_hold_the_numbers_of_the_official_one(variant: str) -> None:
-    recipe = yaml.safe_load((CONFIGS / f"classification/imagenet_wavevit_{variant}_300e.yaml").read_text())
+    recipe = yaml.safe_load(
+        (CONFIGS / f"classification/imagenet_wavevit_{variant}_300e.yaml").read_text()
+    )
     assert recipe["optim"] == {
         "opt": "adamw",
         "lr": 1e-3,

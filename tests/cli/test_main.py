@@ -115,7 +115,10 @@ def test_traceback_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[
 
 def test_the_module_runs_as_a_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "wavevit.cli", "nonsense"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "wavevit.cli", "nonsense"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("wavevit: error: unknown command 'nonsense'")

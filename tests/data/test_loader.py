@@ -103,9 +103,7 @@ def test_evaluation_gives_every_sample_once_and_in_order(folder: Path, batch_siz
             [
                 b.indices
                 for b in strict(
-                    eval_loader(
-                        data, EVAL, batch_size=5, num_workers=0, rank=rank, num_processes=3
-                    )
+                    eval_loader(data, EVAL, batch_size=5, num_workers=0, rank=rank, num_processes=3)
                 )
             ]
         ).tolist()

@@ -162,8 +162,11 @@ class WaveletAttention(nn.Module):
         return self.proj(torch.cat((attended, context), dim=-1))
 
     def _pad(self, features: Tensor) -> Tensor:
-        pad_h = -features.shape[-2] % self.pad_multiple
-        pad_w = -features.shape[-1] % self.pad_multiple
+        # Multiples in this form, so that an exporter can see that the padded size is even.
+        multiple = self.pad_multiple
+        H, W = features.shape[-2:]
+        pad_h = multiple * ((H + multiple - 1) // multiple) - H
+        pad_w = multiple * ((W + multiple - 1) // multiple) - W
         # An exported graph keeps the operation whatever the example's size: it serves every size.
         if is_exporting() or pad_h or pad_w:
             return F.pad(features, (0, pad_w, 0, pad_h), mode="replicate")

@@ -326,6 +326,7 @@ class Trainer:
         return Outcome(finished, position, total_steps, metrics, early)
 
     def _fabric(self) -> Fabric:
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not its AMP banner
         fabric = Fabric(
             accelerator=self.accelerator, devices=1, precision=_FABRIC_PRECISION[self.precision]
         )
