@@ -2,8 +2,8 @@
 
     python benchmarks/models/inference.py --csv benchmarks/results/inference_cpu.csv
 
-Peers take turns in every round, so that a noisy neighbour disturbs all alike. Times are medians with
-the 20th and 80th percentile; `ratio` is the throughput over that of the first model named.
+Peers take turns in every round, so that a noisy neighbour disturbs all alike. Times are medians
+with the 20th and 80th percentile; `ratio` is the throughput over that of the first model named.
 """
 
 import argparse

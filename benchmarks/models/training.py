@@ -1,7 +1,8 @@
-"""Trains models through ``wavevit train classification``, one after the other, and notes the results.
+"""Trains models through ``wavevit train classification``, one by one, and notes the results.
 
-    python benchmarks/models/training.py --config RECIPE --data DIR --models wavevit_nano pvt_v2_b0 \
-        --seeds 0 1 2 --csv benchmarks/results/imagenette224.csv [-- --optim.epochs 14]
+    python benchmarks/models/training.py --config RECIPE --data DIR \
+        --models wavevit_nano pvt_v2_b0 --seeds 0 1 2 \
+        --csv benchmarks/results/imagenette224.csv [-- --optim.epochs 10]
 
 What follows ``--`` goes to the command as it is. A mean with its spread follows for every model.
 """

@@ -109,7 +109,7 @@ def test_evaluation_gives_every_sample_once_and_in_order(folder: Path, batch_siz
         ).tolist()
         for rank in range(3)
     ]
-    assert sorted(sum(shares, [])) == list(range(12))
+    assert sorted(index for share in shares for index in share) == list(range(12))
 
 
 def test_evaluation_refuses_to_skip(folder: Path) -> None:

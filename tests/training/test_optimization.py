@@ -1,5 +1,6 @@
 """Optimizer groups and the schedule by steps."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def test_schedule_warms_up_by_steps_falls_as_a_cosine_and_cools_down() -> None:
     # Half-way through the cosine, which runs over all epochs and is only covered by the warm-up.
     assert values[50] == pytest.approx((1.0 + 0.01) / 2, abs=0.01)
     assert values[100:] == [pytest.approx(0.01)] * 10
-    assert all(a >= b for a, b in zip(values[20:], values[21:], strict=False))
+    assert all(a >= b for a, b in pairwise(values[20:]))
 
 
 def test_learning_rate_scales_linearly_with_the_images_per_step() -> None:
