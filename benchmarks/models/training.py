@@ -47,8 +47,8 @@ def main() -> None:
     results: dict[str, list[float]] = {name: [] for name in options.models}
     for seed in options.seeds:
         for name in options.models:
-            settings = ["--config", options.config, "--model", name, "--seed", str(seed)]
-            top1, minutes = train([*settings, *options.more, "--data", options.data])
+            settings = ["--model", name, "--seed", str(seed), *options.more]
+            top1, minutes = train(["--config", options.config, *settings, "--data", options.data])
             results[name].append(top1)
             row = {
                 "date": datetime.date.today().isoformat(),
@@ -59,8 +59,8 @@ def main() -> None:
                 "seed": seed,
                 "top1": top1,
                 "minutes": round(minutes, 2),
-                "command": " ".join(["wavevit train classification", *settings, *options.more])
-                + f" --data {Path(options.data).name}",
+                "command": f"wavevit train classification --config {Path(options.config).stem} "
+                f"--data {Path(options.data).name} {' '.join(settings)}",
             }
             new = not options.csv.exists()
             with options.csv.open("a", newline="") as file:
