@@ -1,11 +1,12 @@
 """``wavevit predict``: run a model on images."""
 
 import inspect
+import signal
 import sys
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -196,14 +197,37 @@ def predictions(
     from wavevit.cli.read_ahead import ReadAhead, batches
 
     transform = classifier.transform()
-    with ReadAhead(
-        paths,
-        lambda path: _decode(path, transform),
-        num_threads=num_workers,
-        depth=2 * batch_size,
-    ) as decoded:
+    with (
+        _interrupts() as interrupted,
+        ReadAhead(
+            paths,
+            lambda path: _decode(path, transform),
+            num_threads=num_workers,
+            depth=2 * batch_size,
+            interrupted=interrupted,
+        ) as decoded,
+    ):
         for batch in batches(decoded, batch_size, max_wait_s=_MAX_WAIT_S):
             yield _classify(classifier, batch, topk)
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, besides raising KeyboardInterrupt as ever."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def handle(number: int, frame: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _decode(path: str, transform: "Transform") -> _Decoded:

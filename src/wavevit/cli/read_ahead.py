@@ -1,5 +1,6 @@
 """Work on the items of a lazy source, ahead of the reader and in order, with bounded memory."""
 
+import math
 import queue
 import threading
 import time
@@ -9,6 +10,9 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+_LOOK_UP_S = 0.5  # how long a wait goes on without looking whether it was interrupted
 
 
 class ReadAhead(Generic[Item, Result]):
@@ -22,6 +26,8 @@ class ReadAhead(Generic[Item, Result]):
         work: Called with each item, in a thread.
         num_threads: Threads that work, at least 1.
         depth: Number of items that may be ahead of the reader.
+        interrupted: Set by a handler of Ctrl-C; `get` raises KeyboardInterrupt then, even if the
+            one that the handler raised got lost in a destructor.
     """
 
     def __init__(
@@ -31,7 +37,9 @@ class ReadAhead(Generic[Item, Result]):
         *,
         num_threads: int,
         depth: int,
+        interrupted: threading.Event | None = None,
     ) -> None:
+        self._interrupted = interrupted or threading.Event()
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read-ahead")
         self._slots = threading.Semaphore(depth)
         self._queue: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
@@ -62,10 +70,7 @@ class ReadAhead(Generic[Item, Result]):
         if self._is_at_end:
             raise StopIteration
         if self._next is None:
-            try:
-                self._next = self._queue.get(timeout=timeout_s)
-            except queue.Empty:
-                raise TimeoutError from None
+            self._next = self._wait_for_next(deadline)
             if self._next is None:
                 self._is_at_end = True
                 raise StopIteration
@@ -76,6 +81,17 @@ class ReadAhead(Generic[Item, Result]):
         self._next = None
         self._slots.release()
         return future.result()
+
+    def _wait_for_next(self, deadline: float | None) -> Future[Result] | None:
+        while True:
+            left = math.inf if deadline is None else deadline - time.monotonic()
+            try:
+                return self._queue.get(timeout=max(0.0, min(left, _LOOK_UP_S)))
+            except queue.Empty:
+                if self._interrupted.is_set():
+                    raise KeyboardInterrupt from None
+                if left <= _LOOK_UP_S:
+                    raise TimeoutError from None
 
     def close(self) -> None:
         """Stops taking items and waits for the work in hand; the rest is given up."""

@@ -167,19 +167,12 @@ def run(options: Namespace) -> int:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    from wavevit.training.run_directory import plain
+
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and key != "args":
             flat.update(_flat(value, f"{prefix}{key}."))
         else:
-            flat[prefix + key] = _plain(value)
+            flat[prefix + key] = plain(value)
     return flat
-
-
-def _plain(value: Any) -> Any:
-    """Values as a checkpoint and a YAML file hold them."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value

@@ -12,6 +12,19 @@ from torch.utils.tensorboard import SummaryWriter
 _FREE_SETTINGS = frozenset({"data.num_workers", "trainer.log_every", "trainer.keep_checkpoints"})
 
 
+def plain(value: Any) -> Any:
+    """The value as a checkpoint and a YAML file hold it.
+
+    Args:
+        value: Settings, nested.
+    """
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 class RunDirectory:
     """Owns one directory; a fresh run refuses one that already holds a run.
 
@@ -48,7 +61,7 @@ class RunDirectory:
         Args:
             resolved: Every setting, nested.
         """
-        text = yaml.safe_dump(resolved, sort_keys=False, default_flow_style=None)
+        text = yaml.safe_dump(plain(resolved), sort_keys=False, default_flow_style=None)
         (self.path / "config.yaml").write_text(text, encoding="utf-8")
 
     def check_config(self, saved: dict[str, Any]) -> None:
