@@ -28,7 +28,7 @@ def train(arguments: list[str]) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         started = time.perf_counter()
-        command = [sys.executable, "-m", "wavevit.cli", "train", "classification", *arguments]
+        command = [sys.executable, "-m", "wavevit", "train", "classification", *arguments]
         subprocess.run([*command, "--output", str(run)], check=True)
         minutes = (time.perf_counter() - started) / 60
         rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

@@ -115,7 +115,7 @@ def test_traceback_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[
 
 def test_the_module_runs_as_a_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "wavevit.cli", "nonsense"],
+        [sys.executable, "-m", "wavevit", "nonsense"],
         capture_output=True,
         text=True,
         check=False,

@@ -152,7 +152,7 @@ def test_a_large_folder_is_not_listed_before_the_first_path(tmp_path: Path) -> N
 
 
 def start(checkpoint: Path, *words: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "wavevit.cli", "predict", "--checkpoint", str(checkpoint)]
+    command = [sys.executable, "-m", "wavevit", "predict", "--checkpoint", str(checkpoint)]
     source = Path(__file__).resolve().parents[2] / "src"
     return subprocess.Popen(
         [*command, *map(str, words)],
