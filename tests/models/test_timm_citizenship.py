@@ -230,8 +230,7 @@ def test_any_size_from_32_gives_maps_of_rounded_up_sizes(size: tuple[int, int]) 
         assert features.shape[2:] == (math.ceil(size[0] / stride), math.ceil(size[1] / stride))
 
 
-def test_padding_inside_does_not_reach_where_it_cannot_see() -> None:
-    """Odd sizes change a map near the padded border only by what convolution and keys see."""
+def test_memory_format_of_the_image_does_not_matter() -> None:
     model = build("wavevit_nano").eval()
     x = images(1, 3, 64, 64)
     with torch.inference_mode():

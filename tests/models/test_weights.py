@@ -210,6 +210,44 @@ def test_backbone_without_head_takes_a_classifier_s_weights(source: Any, tmp_pat
     assert torch.equal(model.norm.weight, source.norm.weight)
 
 
+def test_average_pooling_starts_from_a_class_attention_checkpoint(
+    source: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.pth"
+    torch.save(official_state(source), path)
+    model = timm.create_model(
+        "wavevit_test", num_classes=9, global_pool="avg", checkpoint_path=str(path)
+    )
+    assert torch.equal(model.norm.weight, source.norm.weight)
+
+
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_rgb_weights_serve_another_number_of_channels(
+    in_chans: int, source: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.pth"
+    torch.save(official_state(source), path)
+    arguments = {"num_classes": 5, "token_label": True, "in_chans": in_chans}
+    model = timm.create_model("wavevit_test", checkpoint_path=str(path), **arguments)
+    weight = source.stages[0].patch_embed.conv[0].weight
+    if in_chans == 1:
+        torch.testing.assert_close(model.stages[0].patch_embed.conv[0].weight, weight.sum(1, True))
+    features = timm.create_model("wavevit_test", features_only=True, in_chans=in_chans)
+    assert wavevit.load_weights(features, path).mismatched == []
+
+
+def test_a_partial_wave_vit_is_named_as_such(source: Any, tmp_path: Path) -> None:
+    state = official_state(source)
+    for name, value in (("patch_embed4.proj.weight", None), ("head.weight", torch.tensor(1.0))):
+        broken: dict[str, Any] = {k: v for k, v in state.items() if k != name}
+        if value is not None:
+            broken[name] = value
+        broken["patch_embed2.norm.weight"] = 7
+        torch.save(broken, tmp_path / "c.pth")
+        with pytest.raises(ValueError, match=r"damaged or partial|should be a matrix"):
+            convert(tmp_path / "c.pth", tmp_path / "out.safetensors")
+
+
 def test_weights_of_another_wavelet_are_refused(source: Any, tmp_path: Path) -> None:
     state = official_state(source)
     state["block1.0.attn.dwt.w_lh"] = state["block1.0.attn.dwt.w_lh"] * 0.7

@@ -177,13 +177,52 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(
 
 
 def test_resuming_with_other_settings_is_refused_and_named(
-    train: Train, capsys: pytest.CaptureFixture[str]
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train() == 0
+    config = (tmp_path / "run" / "config.yaml").read_text()
     capsys.readouterr()
     assert train("--resume", "--optim.lr", "0.5") == 2
+    assert (tmp_path / "run" / "config.yaml").read_text() == config
     assert "optim.lr was 0.001, is 0.5" in capsys.readouterr().err
     assert train("--resume", "--data.num-workers", "1") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model.args.token_label", "true"], "model.args cannot set token_label"),
+        (["--model.args.num_classes", "7"], "it follows from the data"),
+        (["--model.pretrained"], "cannot build wavevit_test"),
+        (["--augment.mixup", "-1"], "augment.mixup must be at least 0"),
+        (["--optim.min-lr", "-1"], "optim.min_lr must be at least 0"),
+        (["--model.drop-path-rate", "3"], "model.drop_path_rate must be in [0, 1)"),
+        (["--model", "inception_v3"], "inception_v3 cannot run on 32 x 32 images"),
+        (["--seed", "-1"], "--seed must be in"),
+        (["--output", "", "--resume"], "--output is empty"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_settings_that_cannot_work_are_refused_before_the_run(
+    options: list[str], words: str, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(*options) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.splitlines()[-1].startswith("wavevit: error: ")
+
+
+def test_a_file_name_that_is_not_utf8_does_not_spoil_the_report(
+    image_folder: Path, train: Train, tmp_path: Path
+) -> None:
+    import os
+
+    root = tmp_path / "odd"
+    shutil.copytree(image_folder, root)
+    with open(os.fsencode(root / "train" / "red") + b"/bad\xff.png", "wb") as file:
+        file.write(b"junk")
+    assert train(data=root) == 0
+    assert b"bad\xff.png" in (tmp_path / "run" / "report.md").read_bytes()
 
 
 def test_a_finished_run_is_not_overwritten(

@@ -37,6 +37,9 @@ def predict(
     num_workers: int = 2,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    model: str | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
 ) -> int:
     """Runs a model on images and writes the most probable classes of each, in their order.
 
@@ -55,6 +58,9 @@ def predict(
         num_workers: Threads that decode images ahead of the model, at least 1.
         device: Where the model runs; "auto" takes CUDA where there is some.
         precision: Number format inside the model.
+        model: timm model name, for a checkpoint that does not say which network it is for.
+        num_classes: Classes of that model; null: what timm builds by default.
+        image_size: Rows and columns of the model's input, pixels; null: as it was trained.
 
     Returns:
         The exit code.
@@ -75,7 +81,14 @@ def predict(
         )
     check_arguments(images)
     check_output(output, overwrite)
-    classifier = load_classifier(checkpoint, device=device, precision=precision)
+    classifier = load_classifier(
+        checkpoint,
+        model=model,
+        num_classes=num_classes,
+        image_size=image_size,
+        device=device,
+        precision=precision,
+    )
     topk = min(topk, classifier.num_classes)
     pictures = None
     if draw is not None:

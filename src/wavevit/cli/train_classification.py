@@ -116,6 +116,12 @@ def run(options: Namespace) -> int:
     from wavevit.training.report import write_pictures, write_report, write_samples
     from wavevit.training.run_directory import RunDirectory
 
+    if options.resume and options.output is None:
+        raise ValueError("--resume goes on with the run in --output; name that directory")
+    if options.output is not None and not str(options.output).strip("."):
+        raise ValueError("--output is empty or the current folder; name a directory for the run")
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"--seed must be in [0, 2**32), got {options.seed}")
     groups = {
         "data": ClassificationData,
         "model": Classifier,
@@ -126,7 +132,11 @@ def run(options: Namespace) -> int:
     parts: dict[str, Any] = {name: kind(**options[name].as_dict()) for name, kind in groups.items()}
     task = ClassificationTask(parts["data"], parts["augment"], parts["model"], options.seed)
     output = options.output or Path("runs/classification") / time.strftime("%Y-%m-%d_%H-%M-%S")
-    config = {"seed": options.seed, **_flat({name: options[name].as_dict() for name in groups})}
+    config = {
+        "seed": options.seed,
+        "files": task.fingerprint(),
+        **_flat({name: options[name].as_dict() for name in groups}),
+    }
     run = RunDirectory(output, config, resume=options.resume)
     resolved = options.clone()
     resolved.pop("config", None)
@@ -135,7 +145,8 @@ def run(options: Namespace) -> int:
     with TrainingProgress() as progress:
         progress.note(f"{task.splits.description}; {len(task.card.class_names)} classes")
         progress.note(f"{task.card.model} at {task.data.image_size[0]} px; run in {output}")
-        run.write_config(resolved.as_dict())
+        if not run.has_checkpoints():  # else the settings are compared before anything changes
+            run.write_config(resolved.as_dict())
         task.check_validation_set()
         if not run.log_bytes():
             write_samples(run, task)

@@ -61,7 +61,7 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     Raises:
         ValueError: timm has no such model, or it does not take these arguments.
     """
-    if not timm.is_model(name):
+    if ":" not in name and not timm.is_model(name):  # "hf-hub:..." and the like are timm's matter
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         hint = f"; near names: {', '.join(near)}" if near else ""
         raise ValueError(f"timm has no model named {name!r}{hint}")
@@ -69,6 +69,8 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
         model: nn.Module = timm.create_model(name, **arguments)
     except TypeError as error:
         raise ValueError(f"{name} does not take these arguments: {error}") from error
+    except RuntimeError as error:  # timm's "No pretrained weights exist", Hugging Face's refusals
+        raise ValueError(f"cannot build {name}: {' '.join(str(error).split())}") from error
     return model
 
 

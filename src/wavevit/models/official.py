@@ -2,10 +2,11 @@
 
 import logging
 import re
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,14 @@ def unwrap(checkpoint: Any) -> StateDict:
     """
     state = checkpoint
     while isinstance(state, dict):
-        for key in ("state_dict_ema", "model_ema", "state_dict", "model.state_dict", "model"):
+        for key in (
+            "ema",
+            "state_dict_ema",
+            "model_ema",
+            "state_dict",
+            "model.state_dict",
+            "model",
+        ):
             if isinstance(state.get(key), dict):
                 state = state[key]
                 break
@@ -127,7 +135,7 @@ def unwrap(checkpoint: Any) -> StateDict:
         raise ValueError(
             f"expected names and tensors, plain or under 'state_dict' or 'model', got {found}"
         )
-    return {_strip(str(name)): value for name, value in state.items()}
+    return {_strip(str(name)): v for name, v in state.items() if isinstance(v, Tensor)}
 
 
 def _strip(name: str) -> str:
@@ -174,7 +182,8 @@ def adapt(model: nn.Module, state: StateDict) -> tuple[dict[str, Tensor], list[s
         ValueError: A wavelet buffer does not hold the Haar filters.
     """
     renamed = rename(state)
-    expected = model.state_dict().keys()
+    expected = model.state_dict()
+    _match_image_channels(renamed, expected)
     if "stages_0.patch_embed.proj.weight" in expected:
         renamed = {re.sub(r"^stages\.(\d+)\.", r"stages_\1.", k): v for k, v in renamed.items()}
         last_stage = max(int(m[1]) for k in expected if (m := re.match(r"stages_(\d+)\.", k)))
@@ -184,6 +193,17 @@ def adapt(model: nn.Module, state: StateDict) -> tuple[dict[str, Tensor], list[s
     else:
         dropped = _unusable_head(model, renamed)
     return {name: v for name, v in renamed.items() if name not in set(dropped)}, dropped
+
+
+def _match_image_channels(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Weights for RGB serve another number of channels, summed or repeated as timm does."""
+    for name in ("stages.0.patch_embed.conv.0.weight", "stages_0.patch_embed.conv.0.weight"):
+        given = state.get("stages.0.patch_embed.conv.0.weight")
+        if name in expected and given is not None and given.ndim == 4:
+            in_chans = expected[name].shape[1]
+            if given.shape[1] == 3 and in_chans != 3:
+                logger.warning("the checkpoint takes RGB: adapted to %d channels", in_chans)
+                state["stages.0.patch_embed.conv.0.weight"] = adapt_input_conv(in_chans, given)
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:
@@ -201,14 +221,14 @@ def _unusable_head(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
     heads = head_prefixes(model)
     num_classes = getattr(model, "num_classes", None)
     weight = state.get(f"{heads[0]}weight")
-    if weight is None or num_classes is None or weight.shape[0] == num_classes:
+    if weight is None or num_classes is None or weight.shape[:1] == (num_classes,):
         return []
-    if num_classes == 0 and getattr(model, "class_attn", None) is None:
-        heads = (*heads, "class_attn.")  # a backbone: the pooling head goes with the classifier
+    if getattr(model, "class_attn", None) is None:
+        heads = (*heads, "class_attn.")  # the pooling head goes with the classifier
     dropped = [name for name in state if name.startswith(heads)]
     logger.warning(
         "the checkpoint has %d classes and the network %d: dropped %s",
-        weight.shape[0],
+        weight.shape[0] if weight.ndim else 1,
         num_classes,
         ", ".join(dropped),
     )

@@ -88,6 +88,7 @@ class Stem(nn.Module):
 
     def __init__(self, in_channels: int, hidden_dim: int, embed_dim: int) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.conv = nn.Sequential(
             nn.Conv2d(in_channels, hidden_dim, kernel_size=7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(hidden_dim),
@@ -103,6 +104,7 @@ class Stem(nn.Module):
         self.norm = LayerNorm2d(embed_dim, eps=EMBED_NORM_EPS)
 
     def forward(self, image: Tensor) -> Tensor:
+        _check_image(image, self.in_channels)
         image = image.contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(self.conv(image)))
 
@@ -380,6 +382,9 @@ class WaveVit(nn.Module):
         drop_rate: Dropout probability before the head.
         drop_path_rate: Stochastic depth of the last block; rises linearly from 0 over all blocks.
 
+    Weights are loaded with their official names too. A head with another class count is left out
+    with a logged warning, in `load_state_dict` as well, so that fine-tuning starts in one line.
+
     Raises:
         ValueError: Unknown ``global_pool``, or "" together with classes or token labels.
     """
@@ -502,7 +507,7 @@ class WaveVit(nn.Module):
             global_pool: Changes the pooling too, if given.
         """
         had_class_attn = self.class_attn is not None
-        if global_pool == "":
+        if global_pool == "" and num_classes == 0:
             self.token_label = False
         self._build_head(num_classes, self.global_pool if global_pool is None else global_pool)
         reference = next(self.stages.parameters())
@@ -615,7 +620,6 @@ class WaveVit(nn.Module):
         Raises:
             ValueError: Not a ``(B, in_chans, H, W)`` tensor with H, W >= 32.
         """
-        _check_image(x, self.in_chans)
         if self.aux_head is None or not self.training:
             return self.forward_head(self.forward_features(x))
         first, *later = self.stages

@@ -227,7 +227,10 @@ def recognise(state: dict[str, Tensor]) -> ModelCard:
     if weight is None:
         some = ", ".join(list(state)[:3])
         raise ValueError(f"expected the weights of a Wave-ViT, got entries such as {some}")
-    dims = tuple(state[f"stages.{i}.patch_embed.proj.weight"].shape[0] for i in range(4))
+    embeddings = [state.get(f"stages.{i}.patch_embed.proj.weight") for i in range(4)]
+    if weight.ndim != 4 or any(e is None or e.ndim != 4 for e in embeddings):
+        raise ValueError("expected the weights of a Wave-ViT, got a damaged or partial set of them")
+    dims = tuple(e.shape[0] for e in embeddings if e is not None)
     depths = tuple(
         len({name.split(".")[3] for name in state if name.startswith(f"stages.{i}.blocks.")})
         for i in range(4)
@@ -244,6 +247,8 @@ def recognise(state: dict[str, Tensor]) -> ModelCard:
             f"known: {', '.join(VARIANTS)}"
         )
     head = state.get("head.weight")
+    if head is not None and head.ndim != 2:
+        raise ValueError(f"head.weight should be a matrix, got the shape {tuple(head.shape)}")
     arguments: dict[str, Any] = {"num_classes": 0 if head is None else head.shape[0]}
     if weight.shape[1] != 3:
         arguments["in_chans"] = weight.shape[1]
@@ -270,6 +275,11 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> tuple[Mod
         FileExistsError: The target exists and ``overwrite`` is not set.
         ValueError: Unreadable or unknown weights; keys missing, unexpected or mismatched.
     """
+    if source.suffix == ".ckpt":
+        raise ValueError(
+            f"{source} is the checkpoint of a run; its model file is best.safetensors beside the "
+            "checkpoints folder"
+        )
     if target.suffix != ".safetensors":
         raise ValueError(f"the output must end in .safetensors, got {target}")
     if target.exists() and not overwrite:

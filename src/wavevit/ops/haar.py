@@ -157,7 +157,7 @@ def crop_to_size(x: Tensor, size: tuple[int, int], rows: int, name: str) -> Tens
     Raises:
         ValueError: x is not of this size or one larger.
     """
-    if len(size) != 2:
+    if not (isinstance(size, tuple | list | torch.Size) and len(size) == 2):
         raise ValueError(f"{name} needs size as (H, W), got {size!r}")
     if not is_exporting():  # where sizes may be symbols
         H, W = x.shape[rows : rows + 2]

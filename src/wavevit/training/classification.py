@@ -1,5 +1,6 @@
 """The classification task: data, augmentation, network and their loss and evaluation."""
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,8 +54,12 @@ class ClassificationData:
         batch_size: int = 64,
         num_workers: int = 2,
     ) -> None:
-        if image_size < 32:
-            raise ValueError(f"data.image_size must be at least 32, got {image_size}")
+        if not path:
+            raise ValueError("data.path is empty; name a folder, a CSV file, or shapes")
+        if not 32 <= image_size <= 4096:
+            raise ValueError(
+                f"data.image_size must be at least 32 and at most 4096, got {image_size}"
+            )
         if batch_size < 1 or num_workers < 0:
             raise ValueError(
                 f"data.batch_size must be at least 1 and data.num_workers at least 0, got "
@@ -129,6 +134,9 @@ class Augmentation:
         ):
             if not 0 <= probability <= 1:
                 raise ValueError(f"augment.{name} must be in [0, 1], got {probability}")
+        for name, value in (("mixup", mixup), ("cutmix", cutmix), ("color_jitter", color_jitter)):
+            if value is not None and value < 0:
+                raise ValueError(f"augment.{name} must be at least 0, got {value}")
         if repeats < 1:
             raise ValueError(f"augment.repeats must be at least 1, got {repeats}")
         if not (0 < crop_scale[0] <= crop_scale[1] and 0 < crop_ratio[0] <= crop_ratio[1]):
@@ -189,6 +197,16 @@ class Augmentation:
         )
 
 
+_RESERVED_ARGS = {
+    "num_classes": "it follows from the data",
+    "img_size": "use data.image_size",
+    "pretrained": "use model.pretrained",
+    "drop_path_rate": "use model.drop_path_rate",
+    "drop_rate": "use model.drop_rate",
+    "token_label": "training with token labels needs label maps, which this command does not read",
+}
+
+
 class Classifier:
     """Which network, and what of it is trained.
 
@@ -218,6 +236,13 @@ class Classifier:
             raise FileNotFoundError(f"model.weights names no file: {weights}")
         if weights is not None and pretrained:
             raise ValueError("give model.weights or model.pretrained, not both")
+        for rate_name, rate in (("drop_path_rate", drop_path_rate), ("drop_rate", drop_rate)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"model.{rate_name} must be in [0, 1), got {rate}")
+        reserved = _RESERVED_ARGS.keys() & (args or {}).keys()
+        if reserved:
+            key = min(reserved)
+            raise ValueError(f"model.args cannot set {key}: {_RESERVED_ARGS[key]}")
         self.name = name
         self.weights = weights
         self.pretrained = pretrained
@@ -271,6 +296,7 @@ class Classifier:
         model = create_model(card.model, **card.model_args, **arguments)
         if self.weights is not None:
             load_weights(model, self.weights)
+        _try_out(model, card)
         if self.freeze == "backbone":
             model.requires_grad_(False)
             _classifier(model).requires_grad_(True)
@@ -289,6 +315,25 @@ class Classifier:
         else:
             model.eval()
             _classifier(model).train()
+
+
+@torch.no_grad()
+def _try_out(model: nn.Module, card: ModelCard) -> None:
+    """Finds out before the run whether the network takes images of this size."""
+    rows, columns = card.image_size
+    try:
+        shape = tuple(model.eval()(torch.zeros(1, 3, rows, columns)).shape)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{card.model} cannot run on {rows} x {columns} images: {reason}; try another "
+            "data.image_size"
+        ) from error
+    if shape != (1, len(card.class_names)):
+        raise ValueError(
+            f"{card.model} gives outputs of shape {shape}, not a logit for each of the "
+            f"{len(card.class_names)} classes; check model.args"
+        )
 
 
 def _classifier(model: nn.Module) -> nn.Module:
@@ -348,6 +393,14 @@ class ClassificationTask:
             )
         self.soft_loss = SoftTargetCrossEntropy()
         self.result: ClassificationResult | None = None
+
+    def fingerprint(self) -> str:
+        """Start of a SHA-256 of the training set's sample ids: other files, another order."""
+        digest = hashlib.sha256()
+        for index in range(self.num_samples):
+            digest.update(self.train_set.sample_id(index).encode("utf-8", "surrogateescape"))
+            digest.update(b"\0")
+        return digest.hexdigest()[:16]
 
     def check_validation_set(self) -> None:
         """Reads every validation image once, so that a run does not fail at its first evaluation.

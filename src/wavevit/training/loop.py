@@ -224,6 +224,7 @@ class Trainer:
         evaluated_network = network if ema is None else ema.module
         scheduler = optim.scheduler(optimizer, steps_per_epoch)
         position = Position()
+        saved_step = -1
 
         def state() -> dict[str, Any]:
             return {
@@ -236,6 +237,12 @@ class Trainer:
                 "config": run.config,
                 "versions": versions(),
             }
+
+        def save() -> None:
+            nonlocal saved_step
+            position.log_bytes = run.log_bytes()
+            save_checkpoint(run.checkpoints, position.step, state(), keep=self.keep_checkpoints)
+            saved_step = position.step
 
         if resume and (saved := load_newest_checkpoint(run.checkpoints)):
             run.check_config(saved["config"])
@@ -312,11 +319,11 @@ class Trainer:
                     if self.checkpoint_every is None
                     else position.step % self.checkpoint_every == 0
                 )
-                if (due or at_end or early or stop) and fabric.is_global_zero:
-                    position.log_bytes = run.log_bytes()
-                    save_checkpoint(
-                        run.checkpoints, position.step, state(), keep=self.keep_checkpoints
-                    )
+                if (due or at_end or early) and fabric.is_global_zero:
+                    save()
+            # Inside the context: a signal that comes while this one is handled is no harm.
+            if stop and saved_step != position.step and fabric.is_global_zero:
+                save()
         run.close_log()
         finished = early or position.step >= total_steps
         if finished and (not metrics or position.best_step != position.step):
@@ -327,10 +334,14 @@ class Trainer:
 
     def _fabric(self) -> Fabric:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not its AMP banner
-        fabric = Fabric(
-            accelerator=self.accelerator, devices=1, precision=_FABRIC_PRECISION[self.precision]
-        )
-        fabric.launch()
+        try:
+            fabric = Fabric(
+                accelerator=self.accelerator, devices=1, precision=_FABRIC_PRECISION[self.precision]
+            )
+            fabric.launch()
+        except RuntimeError as error:  # Fabric's MisconfigurationException is one
+            reason = " ".join(str(error).split())
+            raise ValueError(f"trainer.accelerator {self.accelerator!r}: {reason}") from error
         return fabric
 
     def _clip(self, fabric: Fabric, model: Any, optimizer: Any) -> float | None:

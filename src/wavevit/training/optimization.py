@@ -55,6 +55,8 @@ class Optimization:
             ("weight_decay", weight_decay, False),
             ("warmup_epochs", warmup_epochs, False),
             ("cooldown_epochs", cooldown_epochs, False),
+            ("warmup_lr", warmup_lr, False),
+            ("min_lr", min_lr, False),
         ):
             if not math.isfinite(value) or value < 0 or (positive and value == 0):
                 least = "above" if positive else "at least"

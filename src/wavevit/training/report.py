@@ -98,14 +98,15 @@ def write_report(run: RunDirectory, task: ClassificationTask, outcome: Outcome) 
         "Use it:",
         "",
         "```",
-        f"wavevit evaluate --checkpoint {run.path} --data {task.data.path}",
+        f"wavevit evaluate --checkpoint {run.path} --data {task.data.path}{_split_options(task)}",
         f"wavevit predict --checkpoint {run.path} IMAGES",
         "```",
         *_listed("training files could not be read and were replaced", position.unreadable),
         *_listed("files held out for validation could not be read", task.left_out),
     ]
     text = "\n".join(lines) + "\n"
-    write_atomically(run.path / "report.md", lambda file: file.write(text.encode("utf-8")))
+    encoded = text.encode("utf-8", "surrogateescape")  # file names need not be UTF-8
+    write_atomically(run.path / "report.md", lambda file: file.write(encoded))
 
 
 def _listed(what: str, unreadable: dict[str, str]) -> list[str]:
@@ -113,6 +114,13 @@ def _listed(what: str, unreadable: dict[str, str]) -> list[str]:
         return []
     entries = [f"- `{name}`: {reason}" for name, reason in sorted(unreadable.items())]
     return ["", f"## {len(unreadable)} {what}", "", *entries]
+
+
+def _split_options(task: ClassificationTask) -> str:
+    """What makes ``wavevit evaluate`` draw the split that this run held out."""
+    if not task.splits.held_out:
+        return ""
+    return f" --val-fraction {task.data.val_fraction:g} --split-seed {task.data.split_seed}"
 
 
 def _device() -> str:

@@ -1,12 +1,15 @@
 """A run's directory: configuration, log, checkpoints, best model, pictures and report."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch.utils.tensorboard import SummaryWriter
+
+from wavevit.training.checkpoint import list_checkpoints
 
 # Settings that may differ when a run is resumed: they do not change what is computed.
 _FREE_SETTINGS = frozenset({"data.num_workers", "trainer.log_every", "trainer.keep_checkpoints"})
@@ -64,6 +67,10 @@ class RunDirectory:
         text = yaml.safe_dump(plain(resolved), sort_keys=False, default_flow_style=None)
         (self.path / "config.yaml").write_text(text, encoding="utf-8")
 
+    def has_checkpoints(self) -> bool:
+        """Whether there is something to resume."""
+        return bool(list_checkpoints(self.checkpoints))
+
     def check_config(self, saved: dict[str, Any]) -> None:
         """Refuses to resume with settings that would train something else.
 
@@ -102,7 +109,12 @@ class RunDirectory:
             row: Plain values, with "kind" and "step".
         """
         with open(self.log_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            # JSON has no infinity: an overflowing gradient norm of fp16 is null.
+            finite = {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in row.items()
+            }
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
         assert self._events is not None
         for key, value in row.items():
             if isinstance(value, int | float) and key != "step":
