@@ -294,10 +294,13 @@ def _split_columns(rows: Tensor, low: Tensor, high: Tensor) -> None:
     # (a + ib)(1 + i)/2 = (a - b)/2 + i(a + b)/2, exact but for one rounding each.
     rows.view(_COMPLEX[rows.dtype]).mul_(0.5 + 0.5j)
     if rows.dtype == high.dtype == torch.float32 and sys.byteorder == "little":
-        # Narrowing 64 to 32 bits keeps each pair's first number, again at vector speed.
-        high.view(torch.int32).copy_(rows.view(torch.int64))
-    else:
-        high.copy_(rows[..., 0::2])
+        # Narrowing 64 to 32 bits keeps each pair's first number, again at vector speed; after a
+        # shift it is the second one.
+        pairs = rows.view(torch.int64)
+        high.view(torch.int32).copy_(pairs)
+        low.view(torch.int32).copy_(pairs.bitwise_right_shift_(32))
+        return
+    high.copy_(rows[..., 0::2])
     low.copy_(rows[..., 1::2])
 
 

@@ -1,7 +1,0 @@
-"""``python -m wavevit.cli``, the same as the ``wavevit`` command."""
-
-import sys
-
-from wavevit.cli.main import main
-
-sys.exit(main())
