@@ -35,7 +35,7 @@ def test_recipe_parses_and_builds_its_model(path: Path) -> None:
 def test_recipe_header_says_source_command_hardware_and_result(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     text = "\n".join(header)
-    for field in ("Command:", "Hardware:", "Expected:", "Status:"):
+    for field in ("Command:", "Hardware:", "Hours:", "Expected:", "Status:"):
         assert field in text
     assert re.search(r"Status:\s+(measured \d{4}-\d\d-\d\d|not yet run)", text)
     command = re.search(r"Command:\s+(.*)", text)
