@@ -31,6 +31,15 @@ def test_every_command_has_help_with_defaults(
     assert "--" in text
 
 
+def test_help_spells_options_as_users_type_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "classification", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--data.image-size" in text
+    assert "Short for --data.path." in text
+    for leftover in ("--data.image_size", "<class", "{true,false}", "--optim CONFIG"):
+        assert leftover not in text
+
+
 def test_version_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"wavevit {wavevit.__version__}\n"

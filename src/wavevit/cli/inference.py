@@ -3,6 +3,7 @@
 Shape legend: B images, H rows, W columns, K classes.
 """
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,7 +143,11 @@ def _load_plain(
         raise ValueError(f"--model goes with a file of weights, but {checkpoint} is a directory")
     arguments = {} if num_classes is None else {"num_classes": num_classes}
     network = create_model(name, **arguments)
-    report = load_weights(network, checkpoint)
+    logging.disable(logging.WARNING)  # what is missing is said below, in one line
+    try:
+        report = load_weights(network, checkpoint)
+    finally:
+        logging.disable(logging.NOTSET)
     if report.missing or report.dropped:
         raise ValueError(
             f"the classifier of {checkpoint} does not fit {name} with "

@@ -3,7 +3,7 @@
 import difflib
 import re
 import sys
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 
 from jsonargparse import ArgumentParser, Namespace
@@ -41,6 +41,9 @@ def parse(
     Raises:
         ValueError: Unknown option or key (with the nearest valid name), or a wrong type.
     """
+    if not {"-h", "--help"}.isdisjoint(words):
+        sys.stdout.write(help_text(parser, short_names))
+        return None
     try:
         return parser.parse_args(prepare(normalise(parser, words, short_names)))
     except ArgumentError as error:
@@ -50,6 +53,26 @@ def parse(
             raise
         sys.stdout.flush()
         return None
+
+
+def help_text(parser: ArgumentParser, short_names: Mapping[str, str]) -> str:
+    """The parser's help with options spelled as users type them.
+
+    Args:
+        parser: The command's parser.
+        short_names: Shorter spellings of options.
+    """
+    groups = {option.split(".")[0] for option in _options(parser) if "." in option}
+    for action in parser._actions:
+        name = action.option_strings[0].lstrip("-") if action.option_strings else ""
+        if name in short_names:  # also the name of a group, which jsonargparse reads from a file
+            action.help = f"Short for --{short_names[name]}."
+            action.metavar = "X"
+        elif name in groups:
+            action.help = SUPPRESS
+    text = re.sub(r"--[a-z][\w.]*", lambda m: m[0].replace("_", "-"), parser.format_help())
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    return text.replace(" {true,false}", "")
 
 
 def normalise(
@@ -90,12 +113,7 @@ def normalise(
 
 def _explain(parser: ArgumentParser, message: str, short_names: Mapping[str, str]) -> str:
     message = " ".join(message.split())
-    options = [
-        option[2:]
-        for action in parser._actions
-        for option in action.option_strings
-        if option.startswith("--")
-    ]
+    options = _options(parser)
     unknown = _unknown_name(message)
     if unknown is not None:
         near = _nearest(unknown, [*options, *short_names])
@@ -109,6 +127,15 @@ def _explain(parser: ArgumentParser, message: str, short_names: Mapping[str, str
     if stray:
         return f"did not expect {stray[1]!r} here (--help shows what the command takes)"
     return message
+
+
+def _options(parser: ArgumentParser) -> list[str]:
+    return [
+        option[2:]
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--")
+    ]
 
 
 def _unknown_name(message: str) -> str | None:

@@ -26,6 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     from wavevit.training.loop import Trainer
     from wavevit.training.optimization import Optimization
 
+    parser.usage = "%(prog)s [--data DIR] [--config RECIPE] [--output DIR] [options]"
     parser.add_argument(
         "--config",
         action=ActionConfigFile,
@@ -147,6 +148,7 @@ def run(options: Namespace) -> int:
         progress.note(f"{task.card.model} at {task.data.image_size[0]} px; run in {output}")
         if not run.has_checkpoints():  # else the settings are compared before anything changes
             run.write_config(resolved.as_dict())
+        progress.note(f"reading the {len(task.val_set):,} validation images once")
         task.check_validation_set()
         if not run.log_bytes():
             write_samples(run, task)

@@ -122,7 +122,9 @@ class Optimization:
         """
         return CosineLRScheduler(
             optimizer,
-            t_initial=max(math.ceil(self.epochs * steps_per_epoch), 1),
+            t_initial=max(
+                math.ceil(self.epochs * steps_per_epoch), 2
+            ),  # timm warns of a cosine of 1
             lr_min=self.min_lr,
             warmup_t=math.ceil(self.warmup_epochs * steps_per_epoch),
             warmup_lr_init=self.warmup_lr,
