@@ -15,10 +15,10 @@ from PIL import Image
 import wavevit
 from wavevit.cli.main import main
 from wavevit.models.card import read_card
-from wavevit.training.classification import (
+from wavevit.training.classification import ClassificationTask
+from wavevit.training.classification_settings import (
     Augmentation,
     ClassificationData,
-    ClassificationTask,
     Classifier,
 )
 

@@ -22,7 +22,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     Args:
         parser: The command's parser.
     """
-    from wavevit.training.classification import Augmentation, ClassificationData, Classifier
+    from wavevit.training.classification_settings import (
+        Augmentation,
+        ClassificationData,
+        Classifier,
+    )
     from wavevit.training.loop import Trainer
     from wavevit.training.optimization import Optimization
 
@@ -106,10 +110,10 @@ def run(options: Namespace) -> int:
     import sys
 
     from wavevit.cli.progress import TrainingProgress
-    from wavevit.training.classification import (
+    from wavevit.training.classification import ClassificationTask
+    from wavevit.training.classification_settings import (
         Augmentation,
         ClassificationData,
-        ClassificationTask,
         Classifier,
     )
     from wavevit.training.loop import NonFiniteLossError, Trainer
