@@ -18,6 +18,7 @@ from timm.layers import DropPath, LayerNorm2d, Mlp, trunc_normal_
 from timm.models import FeatureListNet, build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from wavevit.models.folding import fold_batch_norm, fold_layer_norm
@@ -299,12 +300,14 @@ class Stage(nn.Module):
 @contextmanager
 def _frozen_batch_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, BatchNorm uses batch statistics as ever but does not change its running ones."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]  # synchronised ones too
     saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         # Not track_running_stats=False: autograd saves the running statistics, and a recomputation
         # must save what the first pass did.
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
     finally:
