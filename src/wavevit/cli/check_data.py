@@ -23,8 +23,8 @@ def check_data(
     with its path; and class counts and image sizes. Exit code 0: nothing wrong; 1: problems found.
 
     Args:
-        data: Folder with train/ and val/ class folders, folder of class folders, or CSV file with
-            the columns path,label and perhaps split.
+        data: Folder with train/ and val/ class folders, folder of class folders, CSV file with the
+            columns path,label and perhaps split, or folder or URL of tar shards.
         num_workers: Threads that decode images; 0 decodes in the main thread.
         json: File to write the full report to as JSON.
         overwrite: Replace the JSON file if it exists.
@@ -35,6 +35,7 @@ def check_data(
     Raises:
         FileNotFoundError: If `data` or the folder of `json` does not exist.
         FileExistsError: If `json` exists and `overwrite` is not given.
+        OSError: If `data` is a URL that cannot be read.
         ValueError: If `data` is no data set.
     """
     from wavevit.data.check import check_dataset

@@ -9,11 +9,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wavevit.data.check_listing import Listing, list_dataset
 from wavevit.data.check_report import HUGE_PIXELS, PROBLEM_KINDS, TINY_SIDE, CheckReport, Problem
@@ -23,6 +25,7 @@ from wavevit.data.images import (
     UnreadableImageError,
     decode_image,
 )
+from wavevit.data.shards import ShardDataset
 
 # What a user would not call another format.
 _SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}
@@ -51,7 +54,7 @@ def check_dataset(
     per file, and a few decoded images per worker.
 
     Args:
-        path: Folder or CSV file, as for `open_classification`.
+        path: Folder, CSV file or tar shards, as for `open_classification`.
         num_workers: Threads that decode; 0 decodes in the calling thread.
         on_progress: Called after each file with the number of files done, of all files, and of
             problems so far. The same pictures are found after the last file.
@@ -61,6 +64,7 @@ def check_dataset(
 
     Raises:
         FileNotFoundError: If `path` does not exist.
+        OSError: If a URL cannot be read.
         ValueError: If it is no data set of a known layout, or `num_workers` is negative.
     """
     if num_workers < 0:
@@ -104,19 +108,24 @@ def check_dataset(
 
 def _inspect_all(listing: Listing, num_workers: int) -> Iterator[_FileFacts | UnreadableImageError]:
     """Results in file order, with a bounded number of files being worked on."""
-    paths = (listing.root / path for path in listing.paths)
+    tasks: Iterator[Callable[[], _FileFacts | UnreadableImageError]]
+    if listing.shards is not None:
+        shards = listing.shards
+        tasks = (partial(_inspect_in_shard, shards, index) for index in range(len(shards)))
+    else:
+        tasks = (partial(_inspect, listing.root / path) for path in listing.paths)
     if num_workers == 0:
-        yield from map(_inspect, paths)
+        yield from (task() for task in tasks)
         return
     # Decoders and hashes release the interpreter lock, so threads share the work.
     pending: deque[Future[_FileFacts | UnreadableImageError]] = deque()
     with ThreadPoolExecutor(num_workers, "check-data") as pool:
         try:
-            for path in islice(paths, num_workers * _FILES_IN_FLIGHT_PER_WORKER):
-                pending.append(pool.submit(_inspect, path))
+            for task in islice(tasks, num_workers * _FILES_IN_FLIGHT_PER_WORKER):
+                pending.append(pool.submit(task))
             while pending:
                 result = pending.popleft().result()
-                pending.extend(pool.submit(_inspect, path) for path in islice(paths, 1))
+                pending.extend(pool.submit(task) for task in islice(tasks, 1))
                 yield result
         finally:
             for future in pending:
@@ -129,13 +138,30 @@ def _inspect(path: Path) -> _FileFacts | UnreadableImageError:
     except UnreadableImageError as error:
         # Without the traceback, whose frames would keep the half decoded image alive.
         return error.with_traceback(None)
-    pixels = hashlib.blake2b(f"{image.width} x {image.height}".encode(), digest_size=16)
-    pixels.update(image.tobytes())
     try:
         file_digest = _digest_of_file(path)
     except OSError as error:
         return UnreadableImageError(str(path), str(error))
-    return _FileFacts(image.width, image.height, image_format, file_digest, pixels.digest())
+    digest = _digest_of_pixels(image)
+    return _FileFacts(image.width, image.height, image_format, file_digest, digest)
+
+
+def _inspect_in_shard(shards: ShardDataset, index: int) -> _FileFacts | UnreadableImageError:
+    place = shards.place(index)
+    try:
+        image, image_format = shards.decode(index)
+    except UnreadableImageError as error:
+        return type(error)(error.path, f"{error.reason} (in {place.shard.file})")
+    # Two files are compared by it only where their pixels are equal.
+    content = place.size.to_bytes(8, "little") + place.crc32.to_bytes(8, "little")
+    digest = _digest_of_pixels(image)
+    return _FileFacts(image.width, image.height, image_format, content, digest)
+
+
+def _digest_of_pixels(image: Image.Image) -> bytes:
+    digest = hashlib.blake2b(f"{image.width} x {image.height}".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.digest()
 
 
 def _digest_of_file(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Every file of a data set, also those that training would not look at.
+"""Every file of a data set, also those that training would not look at; or the images of shards.
 
 Shape legend: N files.
 """
@@ -16,7 +16,15 @@ from wavevit.data.check_report import Problem
 from wavevit.data.csv_file import read_csv, sort_labels
 from wavevit.data.image_files import PathTable
 from wavevit.data.images import is_image_name, walk_files
-from wavevit.data.layouts import CsvLayout, FolderLayout, find_layout, subfolders
+from wavevit.data.layouts import (
+    CsvLayout,
+    FolderLayout,
+    ShardLayout,
+    find_layout,
+    subfolders,
+)
+from wavevit.data.shard_index import SPLITS
+from wavevit.data.shards import ShardDataset, open_shards
 
 NO_SPLIT = "all"
 
@@ -41,13 +49,15 @@ class Listing:
     """(N,) index into `split_names`."""
     is_image: NDArray[np.bool_]
     """(N,) False for files that a data set leaves aside because of their names."""
+    shards: ShardDataset | None = None
+    """The images, in the same order, where they lie in tar shards and `root` has no meaning."""
 
 
 def list_dataset(path: Path | str, problems: list[Problem]) -> Listing:
     """The files of a data set of any layout.
 
     Args:
-        path: Folder or CSV file.
+        path: Folder or CSV file, or folder or URL of tar shards.
         problems: Receives what is wrong with the folders themselves.
 
     Returns:
@@ -55,9 +65,13 @@ def list_dataset(path: Path | str, problems: list[Problem]) -> Listing:
 
     Raises:
         FileNotFoundError: If `path` does not exist.
-        ValueError: If it is no data set of a known layout, or the CSV is faulty.
+        OSError: If a URL cannot be read.
+        ValueError: If it is no data set of a known layout, or the CSV or the shards' index is
+            faulty.
     """
     layout = find_layout(path)
+    if isinstance(layout, ShardLayout):
+        return _list_shards(layout, problems)
     if isinstance(layout, CsvLayout):
         return _list_csv(layout)
     return _list_folders(layout, problems)
@@ -88,6 +102,26 @@ def _list_csv(layout: CsvLayout) -> Listing:
         labels=rank[np.array(labels, np.int32)],
         splits=np.array(splits, np.int32),
         is_image=np.ones(len(paths), np.bool_),
+    )
+
+
+def _list_shards(layout: ShardLayout, problems: list[Problem]) -> Listing:
+    opened = open_shards(layout.location)
+    for name, what in opened.wrong_shards.items():
+        problems.append(Problem("shard", (name,), what))
+    splits = [name for name in SPLITS if name in opened.parts]
+    whole = opened.parts["all" if len(splits) > 1 else splits[0]]
+    counts = [len(opened.parts[name]) for name in splits]
+    return Listing(
+        root=Path(),
+        description=opened.description,
+        class_names=opened.class_names,
+        split_names=splits,
+        paths=PathTable(whole.sample_ids()),
+        labels=whole.labels.astype(np.int32),
+        splits=np.repeat(np.arange(len(splits), dtype=np.int32), counts),
+        is_image=np.ones(len(whole), np.bool_),
+        shards=whole,
     )
 
 

@@ -11,6 +11,7 @@ PROBLEM_KINDS = {
     "unreadable": "cannot be decoded: training skips them, evaluation stops",
     "not_image": "other files among the images: they are not used",
     "extension": "the file name's extension contradicts the content",
+    "shard": "tar shards that are missing or of a wrong size: training does not start",
     "misplaced": "images outside of the class folders: they are not used",
     "empty_class": "class folders without images",
     "unknown_class": "classes of the validation split that training does not have",
@@ -32,7 +33,7 @@ class Problem:
     kind: str
     """A key of `PROBLEM_KINDS`."""
     paths: tuple[str, ...]
-    """The files or folders concerned, relative to the data set's root, or absolute."""
+    """The files, folders or shards concerned, relative to the data set's root, or absolute."""
     detail: str
     """What was found, in one line."""
 

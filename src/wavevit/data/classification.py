@@ -1,4 +1,4 @@
-"""Classification data sets: class folders, CSV files and the built-in shapes, behind one door.
+"""Classification data sets: class folders, CSV files, tar shards and the built-in shapes.
 
 Shape legend: N images.
 """
@@ -17,8 +17,16 @@ from wavevit.data.csv_file import VAL_NAMES, CsvRow, read_csv, sort_labels
 from wavevit.data.holdout import choose_val
 from wavevit.data.image_files import ImageFileDataset, PathTable
 from wavevit.data.images import IMAGE_EXTENSIONS, is_image_name, walk_files
-from wavevit.data.layouts import EXPECTED, CsvLayout, FolderLayout, find_layout, subfolders
+from wavevit.data.layouts import (
+    EXPECTED,
+    CsvLayout,
+    FolderLayout,
+    ShardLayout,
+    find_layout,
+    subfolders,
+)
 from wavevit.data.shapes import ShapesDataset
+from wavevit.data.shards import ShardDataset, open_shards, refuse_wrong_shards
 
 Split = Literal["train", "val", "all"]
 
@@ -28,8 +36,11 @@ class ClassificationDataset(Protocol):
 
     class_names: list[str]
     """Name of every label, in the order of the labels."""
-    labels: NDArray[np.int64]
-    """(N,) index into `class_names`, per image."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) index into `class_names`, per image."""
+        ...
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -37,6 +48,10 @@ class ClassificationDataset(Protocol):
 
     def sample_id(self, index: int) -> str:
         """Unique name of an image, a posix path that is the same on every machine."""
+        ...
+
+    def sample_ids(self) -> Iterator[str]:
+        """The names of all images in order."""
         ...
 
     def load(self, index: int, *, min_size: int | None = None) -> Image.Image:
@@ -106,6 +121,8 @@ def open_classification(
       class.
     * A CSV file with the columns `path,label` and perhaps `split`, or a folder with one such file
       and no class folders. Labels that are all whole numbers are ordered as numbers.
+    * Tar shards that `wavevit shard` has written: a folder, or any URL that fsspec reads, such as
+      "s3://bucket/set" or "simplecache::https://host/set".
     * "shapes", the generated set.
 
     A split takes the fraction of each class by a hash of the seed and the path, so a file's side
@@ -113,7 +130,8 @@ def open_classification(
     two or more images has at least one on each side; a single image is for training.
 
     Args:
-        path: Folder, CSV file, or "shapes" (a folder of that name is "./shapes").
+        path: Folder, CSV file, "shapes" (a folder of that name is "./shapes"), or, as a string,
+            a URL: it has "://" or "::" in it.
         val_fraction: Part of each class to hold out where the data set has no split of its own, in
             [0, 1); 0 makes no val split.
         split_seed: Seed of that choice.
@@ -126,8 +144,10 @@ def open_classification(
 
     Raises:
         FileNotFoundError: If `path` does not exist, or no file that a CSV lists.
+        OSError: If a URL cannot be read.
         ValueError: If it is no data set: an archive, an image, no or empty class folders, fewer
-            than two classes, a class that training does not know, a faulty CSV.
+            than two classes, a class that training does not know, a faulty CSV, missing shards, a
+            URL that needs a package which is not installed.
     """
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction is a part in [0, 1), got {val_fraction}")
@@ -136,6 +156,8 @@ def open_classification(
     layout = find_layout(path)
     if isinstance(layout, CsvLayout):
         return _open_csv(layout, val_fraction, split_seed, class_names)
+    if isinstance(layout, ShardLayout):
+        return _open_shards(layout, val_fraction, split_seed, class_names)
     return _open_folder(layout, val_fraction, split_seed, class_names)
 
 
@@ -280,8 +302,19 @@ def _by_split_column(
     return ClassificationSplits(every.class_names, description, parts)
 
 
+def _open_shards(
+    layout: ShardLayout, fraction: float, seed: int, class_names: Sequence[str] | None
+) -> ClassificationSplits:
+    opened = open_shards(layout.location, class_names)
+    refuse_wrong_shards(opened)
+    known = _check_class_names(opened.class_names, class_names is None)
+    if opened.parts.keys() == {"train"}:
+        return _held_out(opened.parts["train"], fraction, seed, opened.description)
+    return ClassificationSplits(known, opened.description, dict(opened.parts))
+
+
 def _held_out(
-    every: ImageFileDataset, fraction: float, seed: int, description: str
+    every: ImageFileDataset | ShardDataset, fraction: float, seed: int, description: str
 ) -> ClassificationSplits:
     if fraction == 0:
         return ClassificationSplits(every.class_names, description, {"train": every})

@@ -5,6 +5,8 @@ Shape legend: N files.
 
 import itertools
 import os
+import stat
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wavevit.data.images import load_image
+from wavevit.data.images import UnreadableImageError, load_image
+from wavevit.data.shared_array import SharedArray
 
 
 class PathTable:
@@ -20,7 +23,7 @@ class PathTable:
 
     A Python list of a million strings is a million objects whose reference counts are written to
     whenever they are looked at, so every forked loader worker ends up with its own copy of all of
-    them. Two arrays stay shared, and are pickled to spawned workers as two blocks.
+    them. Two arrays stay shared, also with spawned workers.
 
     Args:
         paths: Strings; file names that are not valid UTF-8 survive (surrogate escapes).
@@ -28,12 +31,30 @@ class PathTable:
 
     def __init__(self, paths: Iterable[str]) -> None:
         buffer = bytearray()
-        ends = [0]
+        ends = array("q", [0])
         for path in paths:
             buffer += os.fsencode(path)
             ends.append(len(buffer))
-        self._buffer = np.frombuffer(bytes(buffer), np.uint8)
-        self._offsets = np.array(ends, np.int64)
+        self._buffer = SharedArray(np.frombuffer(buffer, np.uint8))
+        self._offsets = SharedArray(np.frombuffer(ends, np.int64))
+
+    @classmethod
+    def from_arrays(cls, buffer: NDArray[np.uint8], offsets: NDArray[np.int64]) -> "PathTable":
+        """The table that has these `arrays`.
+
+        Args:
+            buffer: (M,) the paths' bytes, one after the other.
+            offsets: (N + 1,) where each path starts; the last one is M.
+        """
+        table = cls(())
+        table._buffer = SharedArray(buffer)
+        table._offsets = SharedArray(offsets)
+        return table
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """(M,) bytes of the paths, and (N + 1,) where each starts."""
+        return self._buffer.array, self._offsets.array
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -41,26 +62,23 @@ class PathTable:
     def __getitem__(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} out of range for {len(self)} paths")
-        start, end = self._offsets[index : index + 2]
-        return os.fsdecode(self._buffer[start:end].tobytes())
+        start, end = self._offsets.array[index : index + 2]
+        return os.fsdecode(self._buffer.array[start:end].tobytes())
 
     def __iter__(self) -> Iterator[str]:
-        buffer, offsets = self._buffer.data, self._offsets.data
+        buffer, offsets = self._buffer.array.data, self._offsets.array.data
         for start, end in itertools.pairwise(offsets):
             yield os.fsdecode(bytes(buffer[start:end]))
 
     def take(self, indices: NDArray[np.int64]) -> "PathTable":
         """A new table of the paths at `indices`, in that order."""
-        buffer = self._buffer.data
+        offsets, buffer = self._offsets.array, self._buffer.array.data
         taken = bytearray()
-        starts, ends = self._offsets[indices].tolist(), self._offsets[indices + 1].tolist()
-        for start, end in zip(starts, ends, strict=True):
-            taken += buffer[start:end]
-        table = PathTable(())
-        lengths = np.diff(self._offsets)[indices]
-        table._buffer = np.frombuffer(bytes(taken), np.uint8)
-        table._offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return table
+        starts, stops = offsets[indices].tolist(), offsets[indices + 1].tolist()
+        for start, stop in zip(starts, stops, strict=True):
+            taken += buffer[start:stop]
+        ends = np.concatenate([[0], np.cumsum(np.diff(offsets)[indices])]).astype(np.int64)
+        return PathTable.from_arrays(np.frombuffer(taken, np.uint8), ends)
 
 
 class ImageFileDataset:
@@ -82,8 +100,13 @@ class ImageFileDataset:
     ) -> None:
         self.root = root
         self.class_names = list(class_names)
-        self.labels = labels
+        self._labels = SharedArray(labels)
         self._paths = paths
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) index into `class_names` per path."""
+        return self._labels.array
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -103,6 +126,21 @@ class ImageFileDataset:
     def load(self, index: int, *, min_size: int | None = None) -> Image.Image:
         """The image in mode RGB; raises `UnreadableImageError` (see `images.load_image`)."""
         return load_image(self.path(index), min_size=min_size)
+
+    def read_bytes(self, index: int) -> bytes:
+        """The content of a file; raises `UnreadableImageError` where there is none."""
+        path = self.path(index)
+        try:
+            # As in `load_image`: a named pipe would keep its reader waiting for ever.
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise UnreadableImageError(str(path), "it is not a regular file")
+            content = path.read_bytes()
+        except OSError as error:
+            reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+            raise UnreadableImageError(str(path), reason or str(error)) from error
+        if not content:
+            raise UnreadableImageError(str(path), "the file is empty (zero bytes)")
+        return content
 
     def subset(self, indices: NDArray[np.int64]) -> "ImageFileDataset":
         """The data set of the files at `indices`, in that order, with the same class names."""

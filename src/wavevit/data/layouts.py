@@ -1,4 +1,4 @@
-"""Telling how a data set lies on disk: class folders, with or without splits, or a CSV file."""
+"""Telling how a data set lies on disk: class folders with or without splits, a CSV file, shards."""
 
 import itertools
 import os
@@ -7,10 +7,12 @@ from pathlib import Path
 
 from wavevit.data.csv_file import SPLIT_NAMES
 from wavevit.data.images import is_image_name, walk_files
+from wavevit.data.shard_index import MANIFEST_NAME
+from wavevit.data.shard_store import is_url
 
 EXPECTED = (
     "a folder with train/ and val/ class folders, one folder of class folders, "
-    "a CSV file with the columns path,label, or 'shapes'"
+    "a CSV file with the columns path,label, tar shards, or 'shapes'"
 )
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".rar")
 
@@ -39,11 +41,19 @@ class CsvLayout:
     """One line for the log."""
 
 
-def find_layout(path: str | Path) -> FolderLayout | CsvLayout:
+@dataclass(frozen=True)
+class ShardLayout:
+    """Tar files with a manifest."""
+
+    location: str
+    """Folder or URL."""
+
+
+def find_layout(path: str | Path) -> FolderLayout | CsvLayout | ShardLayout:
     """How the data set at a path is laid out.
 
     Args:
-        path: A folder or a CSV file.
+        path: A folder or a CSV file, or, as a string, the URL of shards.
 
     Returns:
         The layout, with a description of what was chosen.
@@ -52,11 +62,15 @@ def find_layout(path: str | Path) -> FolderLayout | CsvLayout:
         FileNotFoundError: If nothing is at `path`.
         ValueError: If what is there is no known layout.
     """
+    if is_url(path):
+        return ShardLayout(str(path))
     root = Path(path)
     if not root.exists():
         raise FileNotFoundError(f"no such file or folder: {str(path)!r}; expected {EXPECTED}")
     if not root.is_dir():
         return _file_layout(root)
+    if (root / MANIFEST_NAME).is_file():
+        return ShardLayout(str(path))
     folders = subfolders(root)
     others = [n for n in folders if n not in SPLIT_NAMES and _holds_images(root / n)]
     splits = [n for n in SPLIT_NAMES if n in folders and _is_split(root / n, bool(others))]
@@ -91,6 +105,8 @@ def _file_layout(path: Path) -> CsvLayout:
         return CsvLayout(path, f"images listed in {path}")
     if suffix in _ARCHIVES:
         kind, advice = "an archive", "unpack it and name the folder"
+    elif path.name == MANIFEST_NAME:
+        kind, advice = "the manifest of tar shards", "name its folder"
     elif is_image_name(path.name):
         kind, advice = "an image", "name the folder that holds the class folders"
     else:
@@ -130,6 +146,12 @@ def _no_classes_message(root: Path, csv_files: list[Path]) -> str:
         return (
             f"expected class folders in {str(root)!r}, got {count} images directly in it; "
             "sort them into one folder per class, or list them in a CSV file (path,label)"
+        )
+    tars = sorted(p.name for p in root.iterdir() if p.suffix == ".tar")
+    if tars:
+        return (
+            f"{str(root)!r} has tar files ({tars[0]}) without a {MANIFEST_NAME}; make one with "
+            f"`wavevit shard {root} --index-only`"
         )
     if not any(root.iterdir()):
         return f"{str(root)!r} is empty; expected {EXPECTED}"

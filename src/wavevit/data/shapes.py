@@ -7,7 +7,7 @@ class away: the textures' periods are some 5 pixels of 64. One scene serves all 
 Shape legend: N objects, H rows, W columns. Lengths inside are in units of the image's side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,6 +102,10 @@ class ShapesDataset:
         """Name of an image, such as "shapes/train/disc-dots/000002"."""
         label = int(self.labels[index])
         return f"shapes/{self.split}/{self.class_names[label]}/{index:06d}"
+
+    def sample_ids(self) -> Iterator[str]:
+        """The names of all images in order."""
+        return map(self.sample_id, range(len(self)))
 
     def load(self, index: int, *, min_size: int | None = None) -> Image.Image:
         """The image, mode RGB, `image_size` pixels a side; `min_size` has no effect."""
