@@ -16,10 +16,15 @@ COMMANDS = {
     "predict": ("predict", "run a model on images"),
     "convert": ("convert", "rewrite an official checkpoint as a model file"),
     "check-data": ("check_data", "read a data set once and list what is wrong with it"),
+    "shard": ("shard", "write a data set as tar files with an index"),
+    "label-maps create": ("label_maps_create", "make token-label maps with a teacher network"),
+    "label-maps pack": ("label_maps_pack", "put official token-label maps into a few large files"),
 }
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN = 4
+"""A process of the run, or one that loads its images, died or did not answer."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,12 +46,23 @@ def main(argv: list[str] | None = None) -> int:
         # The reader (`| head`) has gone: nothing is wrong and nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except RuntimeError as error:
+        if not getattr(error, "is_breakdown", False):
+            raise
+        _say(error)
+        return EXIT_BROKEN
     except (ValueError, OSError) as error:
         if show_traceback:
             traceback.print_exc()
-        message = _one_line(error)
-        sys.stderr.write(f"wavevit: error: {message}\n")
+        if not getattr(error, "is_echo", False):  # another process of the run says it
+            _say(error)
         return EXIT_USAGE
+
+
+def _say(error: Exception) -> None:
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    who = "" if rank == "0" else f"process {rank}: "
+    sys.stderr.write(f"wavevit: error: {who}{_one_line(error)}\n")
 
 
 def _one_line(error: Exception) -> str:
@@ -85,10 +101,14 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _unknown_command(words: list[str]) -> str:
-    tasks = [name.split()[1] for name in COMMANDS if name.startswith("train ")]
-    if words[0] == "train":
+    seconds = [name.split()[1] for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if seconds:
+        kind = "TASK" if words[0] == "train" else "ACTION"
         given = words[1] if len(words) > 1 else "nothing"
-        return f"expected `wavevit train TASK` with TASK one of {', '.join(tasks)}, got {given}"
+        return (
+            f"expected `wavevit {words[0]} {kind}` with {kind} one of {', '.join(seconds)}, "
+            f"got {given}"
+        )
     near = difflib.get_close_matches(words[0], [name.split()[0] for name in COMMANDS], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     names = ", ".join(COMMANDS)
