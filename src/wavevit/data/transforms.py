@@ -3,14 +3,17 @@
 An image is a PIL picture in RGB; a transformed one is a float32 tensor ``(3, H, W)``, normalised.
 """
 
+import copy
 from collections.abc import Callable, Sequence
-from itertools import chain
+from typing import Any
 
 from PIL import Image
 from timm.data import create_transform
 from timm.data.auto_augment import posterize as timm_posterize
 from torch import Tensor
 from torchvision.transforms import Compose
+
+from wavevit.data.geometry import Trace, View, followed, policy_operations
 
 MAX_ASPECT = 16
 
@@ -77,7 +80,7 @@ def train_transform(
     """Random resized crop, flips, RandAugment or colour jitter, normalisation, random erasing.
 
     Draws from the global generators of ``random``, numpy and torch; the data set seeds them per
-    sample.
+    sample. `TracedTransform` makes it tell which part of the image came out, too.
 
     Args:
         image_size: Rows and columns of the result, pixels.
@@ -121,12 +124,46 @@ def train_transform(
     return transform
 
 
+class TracedTransform:
+    """A training transform that also says which part of the image its result shows.
+
+    It draws the same random numbers as the transform it is made from, and gives the same tensor,
+    bit for bit. One call at a time: threads need copies.
+
+    Args:
+        transform: What `train_transform` returned; it is copied.
+
+    Raises:
+        ValueError: The result is no single affine view of the image, as with AugMix.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        steps = copy.deepcopy(getattr(transform, "transforms", [transform]))
+        self._trace = Trace()
+        self._steps = [followed(step, self._trace) for step in steps]
+
+    def __call__(self, image: Image.Image) -> tuple[Tensor, View]:
+        """The augmented image, and what it shows of the image.
+
+        Args:
+            image: RGB picture.
+
+        Returns:
+            The tensor ``(3, H, W)``, and its way back to the image.
+        """
+        self._trace.steps.clear()
+        result: Any = image
+        for step in self._steps:
+            result = step(result)
+        H, W = result.shape[-2:]
+        return result, self._trace.view((W, H))
+
+
 def _mend_posterize(transform: Transform) -> None:
     """Lets timm's policies posterize to 0 bits, which Pillow 13 refuses: black, as ever before."""
     for step in getattr(transform, "transforms", []):
-        subpolicies = [getattr(step, "ops", []), *getattr(step, "policy", [])]
-        for operation in chain.from_iterable(subpolicies):
-            if getattr(operation, "aug_fn", None) is timm_posterize:
+        for operation in policy_operations(step):
+            if operation.aug_fn is timm_posterize:
                 operation.aug_fn = _posterize
 
 

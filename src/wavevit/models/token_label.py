@@ -1,6 +1,7 @@
-"""Token labeling (spec section 4.1): mix-token and the loss.
+"""Token labeling (spec section 4.1): mix-token, the targets and the loss.
 
-Legend: B batch, C channels, H W rows and columns, N tokens, K classes.
+Legend: B batch, C channels, H W rows and columns, N tokens, K classes, U classes that an image's
+label map names.
 """
 
 import math
@@ -43,6 +44,59 @@ def swap_mix_box(features: Tensor, box: MixBox, *, scale: int) -> Tensor:
     mixed = features.clone()
     mixed[:, :, r1:r2, c1:c2] = features.flip(0)[:, :, r1:r2, c1:c2]
     return mixed
+
+
+def token_label_targets(
+    labels: Tensor, logits: Tensor, classes: Tensor, *, num_classes: int, smoothing: float
+) -> Tensor:
+    """The targets of `TokenLabelLoss` from cropped label maps.
+
+    Args:
+        labels: Ground truth, int64 ``(B,)``.
+        logits: Of the teacher for the class token and the patch tokens, ``(B, 1 + N, U)``. Any
+            class that an image does not list has logit 0.
+        classes: Which class each of the U is, int64 ``(B, U)``. Images that list fewer are padded
+            with logit 0 for any class.
+        num_classes: K.
+        smoothing: Mass of the ground truth that is spread over all classes, in [0, 1].
+
+    Returns:
+        ``(B, K, 2 + N)``, at least float32 also under autocast: smoothed ground truth, class-token
+        target, token targets; each a distribution over K.
+    """
+    dense = logits.new_zeros((*logits.shape[:2], num_classes), dtype=_at_least_float32(logits))
+    dense.scatter_add_(2, classes[:, None].expand_as(logits), logits.to(dense.dtype))
+    return _targets(labels, dense, smoothing)
+
+
+def dense_token_label_targets(labels: Tensor, logits: Tensor, *, smoothing: float) -> Tensor:
+    """The targets of `TokenLabelLoss` from a teacher's logits for the very same view.
+
+    The class token's logits are the mean over the map, as RoIAlign with one cell would give.
+
+    Args:
+        labels: Ground truth, int64 ``(B,)``.
+        logits: ``(B, K, H, W)`` on the grid of the student's N = H * W tokens.
+        smoothing: Mass of the ground truth that is spread over all classes, in [0, 1].
+
+    Returns:
+        ``(B, K, 2 + N)``, as `token_label_targets` gives.
+    """
+    tokens = logits.to(_at_least_float32(logits)).flatten(2).transpose(1, 2)
+    return _targets(labels, torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1), smoothing)
+
+
+def _at_least_float32(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def _targets(labels: Tensor, logits: Tensor, smoothing: float) -> Tensor:
+    """``(B, K, 2 + N)`` from the logits of all classes ``(B, 1 + N, K)``."""
+    K = logits.shape[2]
+    truth = torch.full_like(logits[:, :1], smoothing / K)
+    truth.scatter_(2, labels[:, None, None], 1.0 - smoothing + smoothing / K)
+    # Classes lie side by side in memory: that is the way the loss reads them.
+    return torch.cat([truth, logits.softmax(dim=-1)], dim=1).transpose(1, 2)
 
 
 def _soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
