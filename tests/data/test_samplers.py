@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from wavevit.data.samplers import SampleRequest, TrainSampler
+from wavevit.data.samplers import EvalSampler, SampleRequest, TrainSampler
 
 
 def requests(**arguments: int) -> list[list[SampleRequest]]:
@@ -41,6 +41,48 @@ def test_accumulated_small_batches_are_the_large_batch() -> None:
     large = requests(batch_size=6, stop=10)
     small = requests(batch_size=3, stop=20)
     assert [small[2 * i] + small[2 * i + 1] for i in range(10)] == large
+
+
+def test_batches_are_the_same_side_by_side_and_one_after_the_other() -> None:
+    """Six batches a step, by one, two, three or six processes."""
+    whole = requests(accumulate=6, stop=5)
+    for world in (2, 3, 6):
+        passes = 6 // world
+        shares = [
+            requests(accumulate=passes, stop=5, rank=rank, num_processes=world)
+            for rank in range(world)
+        ]
+        for step in range(5):
+            side_by_side = [
+                shares[rank][step * passes + a] for a in range(passes) for rank in range(world)
+            ]
+            assert side_by_side == whole[step * 6 : step * 6 + 6]
+    assert requests(accumulate=6, start=2, stop=5) == whole[12:]
+
+
+def test_repeats_of_a_sample_lie_in_different_batches_of_a_step() -> None:
+    batches = requests(repeats=3, accumulate=3, stop=2, num_samples=24)
+    for step in (batches[:3], batches[3:]):
+        for batch in step:
+            assert len({index for index, _ in batch}) == len(batch)
+        assert Counter(index for batch in step for index, _ in batch) == dict.fromkeys(
+            (index for index, _ in step[0]), 3
+        )
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_evaluation_batches_are_the_same_for_any_number_of_processes(world: int) -> None:
+    whole = list(EvalSampler(23, 4))
+    assert [index for batch in whole for index in batch] == list(range(23))
+    assert len(EvalSampler(23, 4)) == len(whole) == 6
+    shares = [EvalSampler(23, 4, rank=rank, num_processes=world) for rank in range(world)]
+    dealt = [list(share) for share in shares]
+    assert [len(share) for share in shares] == [len(batches) for batches in dealt]
+    assert sorted(batch for batches in dealt for batch in batches) == whole
+
+
+def test_more_processes_than_batches_leave_some_without() -> None:
+    assert list(EvalSampler(3, 4, rank=2, num_processes=3)) == []
 
 
 def test_seeds_differ_between_positions_and_runs() -> None:

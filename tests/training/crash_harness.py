@@ -1,107 +1,226 @@
 """Runs training in forked processes and breaks it at chosen points; imported once, forked often.
 
-Usage: python crash_harness.py FOLDER, with scenarios as JSON lines on stdin:
-``{"name", "arguments", "break": [[kind, step], ...]}``. Each scenario is started, broken as often
-as it says, resumed each time, and run to its end; a line with the exit codes answers each.
+Usage: python crash_harness.py, with scenarios as JSON lines on stdin: ``{"name", "arguments",
+"processes", "starts"}``. A start is a list of breaks ``[rank, kind, step]``; every start of a
+scenario goes on with what the one before left. One JSON line answers each scenario: per start
+and process the exit code and what it wrote to stderr, and the seconds that the start took.
 
-Kinds of break: "kill_before_step" and "kill_after_step" end the process without warning around the
-optimizer step, "kill_in_checkpoint" between writing and renaming a checkpoint, "kill_after_rename"
-right behind it; "term" and "interrupt" send SIGTERM and SIGINT.
+Processes of a run find each other as torchrun would have told them. Kinds of break, around the
+step-th optimizer step of that start: "kill_before_step", "kill_after_step" end the process without
+warning, "term", "interrupt" send SIGTERM and SIGINT, "freeze" stops the process without ending it;
+around the step-th checkpoint: "kill_in_checkpoint" between writing and renaming,
+"kill_after_rename" right behind it, "full_disk" lets no file grow beyond some kilobytes, "vanish"
+removes the folder of checkpoints before; "nan" puts NaN into the step-th batch, "kill_worker" ends
+the loader's worker processes at the step-th batch; "truncate" and "flip" damage the newest
+checkpoint before the start; "kill_after_s" ends the process after so many seconds.
 """
 
+import itertools
 import json
 import os
+import resource
+import shutil
 import signal
+import socket
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.multiprocessing
 
-import wavevit.cli.train_classification
+import wavevit.cli.train_classification  # what a run imports: once, before the forks
 import wavevit.training.checkpoint
-import wavevit.training.report  # noqa: F401  (what a run imports, once and before the forks)
+import wavevit.training.classification
+import wavevit.training.loop
+import wavevit.training.report
 from wavevit.cli.main import main
+from wavevit.data.loader import Batch
+
+LIMIT_S = 120
 
 
-def break_at(kind: str, step: int) -> None:
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def count_calls(owner: Any, name: str, step: int, before: Any = None, after: Any = None) -> None:
+    """Does something around the step-th call of a function."""
+    original = getattr(owner, name)
+    calls = itertools.count(1)
+
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        now = next(calls) == step
+        if now and before is not None:
+            before(*args)
+        result = original(*args, **kwargs)
+        if now and after is not None:
+            after(result)
+        return result
+
+    setattr(owner, name, patched)
+
+
+def around_rename(step: int, before: Any = None, after: Any = None) -> None:
+    original = os.replace
+    calls = itertools.count(1)
+
+    def patched(source: Any, target: Any) -> None:
+        now = str(target).endswith(".ckpt") and next(calls) == step
+        if now and before is not None:
+            before()
+        original(source, target)
+        if now and after is not None:
+            after()
+
+    os.replace = patched
+
+
+def limit_file_size() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+
+def kill_workers() -> None:
+    for child in torch.multiprocessing.active_children():
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+
+
+def spoil(batch: Batch) -> None:
+    batch.images[0, 0, 0, 0] = float("nan")
+
+
+def break_at(kind: str, step: float, output: Path) -> None:
     """Arms one break in this process."""
-    calls = {"step": 0}
 
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def at_step(**what: Any) -> None:
+        count_calls(torch.optim.AdamW, "step", int(step), **what)
 
-    if kind in ("kill_before_step", "kill_after_step", "term", "interrupt"):
-        original = torch.optim.AdamW.step
+    def send(number: signal.Signals) -> Callable[..., None]:
+        return lambda *_: os.kill(os.getpid(), number)
 
-        def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
-            calls["step"] += 1
-            now = calls["step"] == step
-            if now and kind == "kill_before_step":
-                die()
-            result = original(self, *args, **kwargs)
-            if now and kind == "kill_after_step":
-                die()
-            if now and kind in ("term", "interrupt"):
-                os.kill(os.getpid(), signal.SIGTERM if kind == "term" else signal.SIGINT)
-            return result
+    def at_checkpoint(action: Callable[[], Any]) -> None:
+        count_calls(wavevit.training.loop, "save_checkpoint", int(step), before=lambda *_: action())
 
-        torch.optim.AdamW.step = patched  # type: ignore[method-assign]
-        return
-    replace = os.replace
+    def at_batch(**what: Any) -> None:
+        count_calls(Batch, "to", int(step), **what)
 
-    def patched_replace(source: Any, target: Any) -> None:
-        if str(target).endswith(".ckpt"):
-            calls["step"] += 1
-            if calls["step"] == step and kind == "kill_in_checkpoint":
-                die()
-        replace(source, target)
-        if str(target).endswith(".ckpt") and calls["step"] == step and kind == "kill_after_rename":
-            die()
-
-    os.replace = patched_replace
+    arm: dict[str, Callable[[], None]] = {
+        "kill_before_step": lambda: at_step(before=lambda *_: kill()),
+        "kill_after_step": lambda: at_step(after=lambda _: kill()),
+        "term": lambda: at_step(after=send(signal.SIGTERM)),
+        "interrupt": lambda: at_step(after=send(signal.SIGINT)),
+        "freeze": lambda: at_step(before=send(signal.SIGSTOP)),
+        "kill_in_checkpoint": lambda: around_rename(int(step), before=kill),
+        "kill_after_rename": lambda: around_rename(int(step), after=kill),
+        "full_disk": lambda: at_checkpoint(limit_file_size),
+        "vanish": lambda: at_checkpoint(lambda: shutil.rmtree(output / "checkpoints")),
+        "nan": lambda: at_batch(after=spoil),
+        "kill_worker": lambda: at_batch(after=lambda _: kill_workers()),
+        "kill_after_s": lambda: threading.Timer(step, kill).start(),
+    }
+    arm[kind]()
 
 
-def in_child(work: Callable[[], int]) -> int:
-    """Exit code of the work done in a forked process; minus the signal that ended it."""
+def damage(kind: str, output: Path) -> None:
+    newest = wavevit.training.checkpoint.list_checkpoints(output / "checkpoints")[0]
+    content = bytearray(newest.read_bytes())
+    if kind == "truncate":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2] ^= 16
+    newest.write_bytes(content)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def fork(work: Callable[[], int], stderr: int) -> int:
+    """Process id of a fork that does the work and exits with its code."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         code = 99
         try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
+            os.setpgid(0, 0)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(stderr, 2)
             code = work()
         except BaseException:  # noqa: BLE001 (a forked child must never return into the parent)
             traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return child
 
 
-def run(scenario: dict[str, Any]) -> list[int]:
-    """Exit codes of every start of the scenario."""
-    codes = []
-    for kind, step in scenario["break"]:
+def start(scenario: dict[str, Any], breaks: list[list[Any]]) -> dict[str, Any]:
+    """Exit codes and words of the processes of one start."""
+    words = scenario["arguments"]
+    output = Path(words[words.index("--output") + 1])
+    for _, kind, _ in breaks:
+        if kind in ("truncate", "flip"):
+            damage(kind, output)
+    processes, port, began = scenario["processes"], free_port(), time.monotonic()
 
-        def broken(kind: str = kind, step: int = step) -> int:
-            torch.set_num_threads(1)
-            break_at(kind, step)
-            return main([*scenario["arguments"], "--resume"])
-
-        codes.append(in_child(broken))
-
-    def whole() -> int:
+    def work(rank: int) -> int:
         torch.set_num_threads(1)
-        return main([*scenario["arguments"], "--resume"])
+        if processes > 1:
+            os.environ |= {
+                "TORCHELASTIC_RUN_ID": "test",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+        for broken_rank, kind, step in breaks:
+            if broken_rank == rank and kind not in ("truncate", "flip"):
+                break_at(kind, step, output)
+        return main([*words, "--resume"])
 
-    codes.append(in_child(whole))
-    return codes
+    said = [output.parent / f"{output.name}-stderr-{rank}" for rank in range(processes)]
+    children = []
+    for rank, path in enumerate(said):
+        with path.open("wb") as file:
+            children.append(fork(lambda rank=rank: work(rank), file.fileno()))
+    codes: list[int | str] = ["hangs"] * processes
+    frozen = {rank for rank, kind, _ in breaks if kind == "freeze"}
+    while "hangs" in codes and time.monotonic() - began < LIMIT_S:
+        for rank, child in enumerate(children):
+            if codes[rank] != "hangs":
+                continue
+            if all(code != "hangs" for other, code in enumerate(codes) if other not in frozen):
+                os.kill(child, signal.SIGKILL)
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                codes[rank] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    for rank, child in enumerate(children):
+        if codes[rank] == "hangs":
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    return {
+        "codes": codes,
+        "stderr": [p.read_text() for p in said],
+        "seconds": time.monotonic() - began,
+    }
 
 
-for line in sys.stdin:
-    scenario = json.loads(line)
-    answer = {"name": scenario["name"], "codes": run(scenario)}
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+if __name__ == "__main__":
+    for line in sys.stdin:
+        scenario = json.loads(line)
+        answer = {
+            "name": scenario["name"],
+            "starts": [start(scenario, breaks) for breaks in scenario["starts"]],
+        }
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()

@@ -84,8 +84,8 @@ def test_generators_continue_where_they_were_saved() -> None:
         return random.gauss(0, 1), np.random.randn(), np.random.rand(), torch.rand(()).item()
 
     draws()
-    state = rng_state()
+    state = rng_state(torch.device("cpu"))
     first = draws()
     draws()
-    restore_rng_state(state)
+    restore_rng_state(state, torch.device("cpu"))
     assert draws() == first

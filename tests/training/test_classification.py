@@ -134,9 +134,9 @@ def test_accumulated_small_batches_give_the_gradients_of_the_large_one(
         task.batch_size = batch_size
         model.zero_grad()
         passes = 8 // batch_size
-        for batch in task.train_batches(fabric, 0, passes):
+        for batch in task.train_batches(fabric, start=0, stop=1, accumulate=passes, timeout_s=0):
             batch.images = batch.images.double()
-            (task.loss(model, batch) / passes).backward()
+            (task.loss(fabric, model, batch) / passes).backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-12)
 
@@ -192,6 +192,19 @@ def test_resuming_with_other_settings_is_refused_and_named(
     ("options", "words"),
     [
         (["--model.args.token_label", "true"], "model.args cannot set token_label"),
+        (["--token-label.maps", "nowhere"], "token_label.maps names no folder"),
+        (["--token-label.maps", ".", "--token-label.teacher", "resnet18"], "not both"),
+        (["--token-label.maps", ".", "--augment.mixup", "1"], "set augment.mixup"),
+        (["--token-label.maps", ".", "--data.batch-size", "7"], "must be even, got 7"),
+        (["--token-label.maps", ".", "--model", "resnet18"], "one of wavevit_*, got resnet18"),
+        (["--token-label.teacher", "resnet18"], "needs its weights"),
+        (["--token-label.maps", ".", "--token-label.cls-weight", "-1"], "token_label.cls_weight"),
+        (["--distill.teacher", "resnet18"], "needs its weights"),
+        (["--distill.weights", "nowhere.pth"], "distill.weights names no file"),
+        (["--distill.weight", "2"], "distill.weight must be in [0, 1]"),
+        (["--trainer.images-per-step", "9"], "choose a batch size that divides it"),
+        (["--trainer.images-per-step", "8", "--trainer.accumulate", "2"], "not both"),
+        (["--trainer.timeout-s", "0"], "trainer.timeout_s must be above 0"),
         (["--model.args.num_classes", "7"], "it follows from the data"),
         (["--model.pretrained"], "cannot build wavevit_test"),
         (["--augment.mixup", "-1"], "augment.mixup must be at least 0"),

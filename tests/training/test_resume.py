@@ -1,20 +1,14 @@
 """A run that was broken off and resumed ends with the weights of one that was not, bit for bit."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from crash_runs import KILLED, STOPPED, Run, run_all
 from safetensors.torch import load_file
 
 from wavevit.models.card import read_card
-from wavevit.training.checkpoint import load_newest_checkpoint
-
-HARNESS = Path(__file__).with_name("crash_harness.py")
-KILLED, STOPPED = -9, 75
 
 # 30 images in batches of 4, two per step: batches span epochs, so a resumed run must find its place
 # inside one. Everything that draws numbers or keeps state is on.
@@ -57,73 +51,45 @@ SCENARIOS = {
 
 
 @pytest.fixture(scope="module")
-def outcomes(
-    image_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Path, list[int]]]:
-    """Run directory and exit codes of the uninterrupted run ("") and of every scenario."""
-    root = tmp_path_factory.mktemp("runs")
-    lines = []
-    for number, (name, breaks) in enumerate({"": [], **SCENARIOS}.items()):
+def runs(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """The uninterrupted run ("") and that of every scenario."""
+    scenarios: dict[str, Any] = {}
+    for name, breaks in {"": [], **SCENARIOS}.items():
         workers = 1 if name == "SIGTERM" else 0
         arguments = [word.format(workers=workers) for word in ARGUMENTS]
-        arguments += ["--data", str(image_folder), "--output", str(root / str(number))]
-        lines.append(json.dumps({"name": name, "arguments": arguments, "break": breaks}))
-    done = subprocess.run(
-        [sys.executable, str(HARNESS)],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(answers) == len(lines), done.stderr
-    return {a["name"]: (root / str(i), a["codes"]) for i, a in enumerate(answers)}
-
-
-def checkpoint(run: Path) -> dict[str, Any]:
-    content = load_newest_checkpoint(run / "checkpoints")
-    assert content is not None
-    return content
+        scenarios[name] = {
+            "arguments": [*arguments, "--data", str(image_folder)],
+            "starts": [*([[0, kind, step]] for kind, step in breaks), []],
+        }
+    return run_all(scenarios, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
-    name: str, outcomes: dict[str, tuple[Path, list[int]]]
+    name: str, runs: dict[str, Run]
 ) -> None:
-    plain, codes = outcomes[""]
-    assert codes == [0]
-    run, codes = outcomes[name]
+    plain, run = runs[""], runs[name]
+    assert plain.codes == [[0]]
     signals = [STOPPED if kind in ("term", "interrupt") else KILLED for kind, _ in SCENARIOS[name]]
-    assert codes == [*signals, 0]
-    expected, found = checkpoint(plain), checkpoint(run)
+    assert run.codes == [*([code] for code in signals), [0]]
+    expected, found = plain.checkpoint(), run.checkpoint()
     assert found["position"]["step"] == TOTAL_STEPS
-    assert found["rng"]["numpy"].pop(0) == expected["rng"]["numpy"].pop(0)  # the generator's name
+    generators = found["rng"][0], expected["rng"][0]
+    assert generators[0]["numpy"].pop(0) == generators[1]["numpy"].pop(0)  # the generator's name
     for part in ("model", "ema", "optimizer", "rng"):
         torch.testing.assert_close(found[part], expected[part], rtol=0, atol=0)
-    best = [folder / "best.safetensors" for folder in (run, plain)]
+    best = [folder / "best.safetensors" for folder in (run.folder, plain.folder)]
     torch.testing.assert_close(load_file(best[0]), load_file(best[1]), rtol=0, atol=0)
     assert read_card(best[0]) == read_card(best[1])
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_log_of_a_resumed_run_holds_every_step_once(
-    name: str, outcomes: dict[str, tuple[Path, list[int]]]
-) -> None:
-    rows = {}
-    for run in ("", name):
-        text = (outcomes[run][0] / "log.jsonl").read_text()
-        rows[run] = [json.loads(line) for line in text.splitlines()]
-        for row in rows[run]:
-            row.pop("images_per_s", None)
-    assert rows[name] == rows[""]
+def test_log_of_a_resumed_run_holds_every_step_once(name: str, runs: dict[str, Run]) -> None:
+    assert runs[name].log() == runs[""].log()
 
 
-def test_a_finished_run_leaves_pictures_and_a_report(
-    outcomes: dict[str, tuple[Path, list[int]]],
-) -> None:
-    run, _ = outcomes["several in turn"]
+def test_a_finished_run_leaves_pictures_and_a_report(runs: dict[str, Run]) -> None:
+    run = runs["several in turn"].folder
     for name in ("curves", "samples", "predictions", "confusion"):
         assert (run / f"{name}.png").stat().st_size > 1000
     assert "| best top-1 |" in (run / "report.md").read_text()

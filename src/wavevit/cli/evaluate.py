@@ -1,24 +1,25 @@
 """``wavevit evaluate``: measure a model on a data set."""
 
 import inspect
+import os
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jsonargparse import ArgumentParser, Namespace
+    from lightning_fabric import Fabric
 
     from wavevit.cli.inference import Classifier
     from wavevit.data.classification import ClassificationDataset, ClassificationSplits
     from wavevit.metrics.classification import ClassificationResult
 
-_SECONDS_BETWEEN_LINES = 10.0
 _WORST_SHOWN = 5
+
+T = TypeVar("T")
 
 
 def evaluate(
@@ -39,8 +40,9 @@ def evaluate(
 ) -> int:
     """Measures a model on a data set: accuracy, loss and calibration, overall and by class.
 
-    Every image counts exactly once, whatever the batch size; one that cannot be read stops the
-    evaluation. Classes are matched by name; the data may have fewer than the model.
+    Every image counts exactly once, whatever the batch size and the number of processes (torchrun,
+    SLURM); one that cannot be read stops the evaluation. Classes are matched by name; the data may
+    have fewer than the model.
 
     Args:
         checkpoint: Model file, or run directory with a best.safetensors.
@@ -68,6 +70,7 @@ def evaluate(
         ValueError: A wrong checkpoint, classes that do not match, an image that cannot be read.
     """
     from wavevit.cli import evaluation_files
+    from wavevit.cli.counter import counter
     from wavevit.cli.inference import load_classifier
 
     if batch_size < 1 or num_workers < 0:
@@ -75,20 +78,32 @@ def evaluate(
             "--batch-size must be at least 1 and --num-workers at least 0, got "
             f"{batch_size} and {num_workers}"
         )
-    if output is not None:
-        evaluation_files.prepare(output, overwrite)
-    classifier = load_classifier(
-        checkpoint,
-        device=device,
-        precision=precision,
-        image_size=image_size,
-        model=model,
-        num_classes=num_classes,
-    )
-    splits = open_for(classifier, data, val_fraction=val_fraction, split_seed=split_seed)
+    fabric = _join_processes(device)
+    speaks = fabric is None or fabric.is_global_zero
+
+    def prepare() -> "tuple[Classifier, ClassificationSplits]":
+        if output is not None and speaks:
+            evaluation_files.prepare(output, overwrite)
+        classifier = load_classifier(
+            checkpoint,
+            device=device,
+            precision=precision,
+            image_size=image_size,
+            model=model,
+            num_classes=num_classes,
+        )
+        return classifier, open_for(
+            classifier, data, val_fraction=val_fraction, split_seed=split_seed
+        )
+
+    classifier, splits = prepare() if fabric is None else _together(fabric, prepare)
     dataset = splits.get(split)
-    with _progress(len(dataset)) as advance:
-        result = measure(classifier, dataset, batch_size, num_workers, advance)
+    shown = counter(len(dataset), "evaluating", "images") if speaks else nullcontext(_ignore)
+    with shown as advance:
+        result = measure(classifier, dataset, batch_size, num_workers, advance, fabric)
+    if not speaks:
+        _leave(fabric)
+        return 0
     _write(
         f"{classifier.card.model} on {data} ({split}): {len(result.rows):,} images, "
         f"{classifier.num_classes:,} classes"
@@ -110,7 +125,35 @@ def evaluate(
         title = f"{classifier.card.model} on {Path(data).name or data} ({split})"
         evaluation_files.write(output, result, dataset, facts, title)
         _write(f"written: {output}")
+    _leave(fabric)
     return 0
+
+
+def _join_processes(device: str) -> "Fabric | None":
+    """The processes that torchrun or SLURM started; None for a single one, which needs nothing."""
+    if os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")) == "1":
+        return None
+    from wavevit.training.processes import launch_fabric
+
+    fabric = launch_fabric(precision="fp32", accelerator=device, strategy="ddp", timeout_s=600)
+    return fabric if fabric.world_size > 1 else None
+
+
+def _together(fabric: "Fabric", work: "Callable[[], T]") -> "T":
+    from wavevit.training.processes import together
+
+    return together(fabric, work)
+
+
+def _leave(fabric: "Fabric | None") -> None:
+    if fabric is not None:
+        from wavevit.training.processes import leave
+
+        leave()
+
+
+def _ignore(count: int) -> None:
+    """Progress of a process that does not speak."""
 
 
 def add_arguments(parser: "ArgumentParser") -> None:
@@ -184,6 +227,7 @@ def measure(
     batch_size: int,
     num_workers: int,
     advance: "Callable[[int], None] | None" = None,
+    fabric: "Fabric | None" = None,
 ) -> "ClassificationResult":
     """The metrics of a model on a data set.
 
@@ -192,7 +236,9 @@ def measure(
         dataset: Images with labels in the order of the model's classes.
         batch_size: Images per forward pass; the last one may be smaller, nothing is padded.
         num_workers: Processes that decode images.
-        advance: Called with the number of images of each finished batch.
+        advance: Called with the number of images of each finished batch, of all processes.
+        fabric: The processes that share the work, every one of which gets the result; None for
+            this one alone.
 
     Raises:
         ValueError: An image cannot be read, or the model gives NaN.
@@ -206,13 +252,27 @@ def measure(
         classifier.transform(),
         batch_size=batch_size,
         num_workers=num_workers,
+        rank=0 if fabric is None else fabric.global_rank,
+        num_processes=1 if fabric is None else fabric.world_size,
         pin_memory=classifier.device.type == "cuda",
     )
-    for batch in strict(batches):
-        sample_ids = [dataset.sample_id(int(index)) for index in batch.indices]
-        metrics.update(sample_ids, classifier.logits(batch.images), batch.labels)
-        if advance is not None:
-            advance(len(sample_ids))
+
+    def measure_share() -> None:
+        for batch in strict(batches):
+            sample_ids = [dataset.sample_id(int(index)) for index in batch.indices]
+            metrics.update(sample_ids, classifier.logits(batch.images), batch.labels)
+            if advance is not None:
+                advance(len(sample_ids) * (1 if fabric is None else fabric.world_size))
+
+    if fabric is None:
+        measure_share()
+    else:
+        from wavevit.training.processes import gather
+
+        _together(fabric, measure_share)
+        for rank, rows in enumerate(gather(fabric, metrics.rows())):
+            if rank != fabric.global_rank:
+                metrics.merge(rows)
     return metrics.compute()
 
 
@@ -253,31 +313,6 @@ def table(result: "ClassificationResult", class_names: list[str]) -> list[str]:
             f"{one_line(class_names[other], 28)} ({mistakes[other]})"
         )
     return lines
-
-
-@contextmanager
-def _progress(total: int) -> Iterator["Callable[[int], None]"]:
-    """Yields a callback that takes numbers of images: a bar on a terminal, lines elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task("evaluating", total=total)
-            yield lambda count: bar.advance(task, count)
-        return
-    done, last = 0, time.monotonic()
-
-    def advance(count: int) -> None:
-        nonlocal done, last
-        done += count
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            sys.stderr.write(f"evaluated {done:,} of {total:,} images\n")
-            sys.stderr.flush()
-
-    yield advance
 
 
 def _write(line: str) -> None:

@@ -9,6 +9,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+class Silence:
+    """Says nothing: for all processes of a run but one."""
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def step(self, row: dict[str, Any], total_steps: int) -> None:
+        """Says nothing."""
+
+    def evaluation(self, row: dict[str, Any], best: bool) -> None:
+        """Says nothing."""
+
+    def note(self, text: str) -> None:
+        """Says nothing."""
+
+
 class TrainingProgress:
     """Shows the steps and evaluations of a training run.
 

@@ -15,6 +15,8 @@ EXIT_STOPPED = 75
 EXIT_DIVERGED = 3
 """The loss became NaN or infinite."""
 
+_GROUPS = ("data", "model", "augment", "token_label", "distill", "optim", "trainer")
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the command's options: the typed signatures of what they configure.
@@ -29,6 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     from wavevit.training.loop import Trainer
     from wavevit.training.optimization import Optimization
+    from wavevit.training.teaching_settings import Distillation, TokenLabels
 
     parser.usage = "%(prog)s [--data DIR] [--config RECIPE] [--output DIR] [options]"
     parser.add_argument(
@@ -52,6 +55,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(ClassificationData, "data")
     parser.add_class_arguments(Classifier, "model")
     parser.add_class_arguments(Augmentation, "augment")
+    parser.add_class_arguments(TokenLabels, "token_label")
+    parser.add_class_arguments(Distillation, "distill")
     parser.add_class_arguments(Optimization, "optim")
     parser.add_class_arguments(Trainer, "trainer")
 
@@ -97,7 +102,7 @@ def find_recipe(name: str) -> Path:
 
 
 def run(options: Namespace) -> int:
-    """Trains, and returns the exit code.
+    """Trains, and returns the exit code; called on every process that torchrun or SLURM starts.
 
     Args:
         options: Parsed options.
@@ -109,17 +114,10 @@ def run(options: Namespace) -> int:
     """
     import sys
 
-    from wavevit.cli.progress import TrainingProgress
-    from wavevit.training.classification import ClassificationTask
-    from wavevit.training.classification_settings import (
-        Augmentation,
-        ClassificationData,
-        Classifier,
-    )
+    from wavevit.cli.progress import Silence, TrainingProgress
+    from wavevit.data.loader import LoaderError
     from wavevit.training.loop import NonFiniteLossError, Trainer
-    from wavevit.training.optimization import Optimization
-    from wavevit.training.report import write_pictures, write_report, write_samples
-    from wavevit.training.run_directory import RunDirectory
+    from wavevit.training.processes import LostProcessError, leave, lost_processes_explained
 
     if options.resume and options.output is None:
         raise ValueError("--resume goes on with the run in --output; name that directory")
@@ -127,60 +125,108 @@ def run(options: Namespace) -> int:
         raise ValueError("--output is empty or the current folder; name a directory for the run")
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed must be in [0, 2**32), got {options.seed}")
-    groups = {
-        "data": ClassificationData,
-        "model": Classifier,
-        "augment": Augmentation,
-        "optim": Optimization,
-        "trainer": Trainer,
-    }
-    parts: dict[str, Any] = {name: kind(**options[name].as_dict()) for name, kind in groups.items()}
-    task = ClassificationTask(parts["data"], parts["augment"], parts["model"], options.seed)
-    output = options.output or Path("runs/classification") / time.strftime("%Y-%m-%d_%H-%M-%S")
+    trainer = Trainer(**options.trainer.as_dict())
+    try:
+        fabric = trainer.launch()
+        speaks = fabric.is_global_zero
+        shown = TrainingProgress() if speaks else Silence()
+        with lost_processes_explained(), shown as progress:
+            code = _train(options, trainer, fabric, progress)
+    except NonFiniteLossError as error:  # which every process knows of
+        if speaks:
+            sys.stderr.write(f"wavevit: error: {error}\n")
+        return EXIT_DIVERGED
+    except (LostProcessError, LoaderError) as error:
+        raise type(error)(f"{error}; {_what_next(options.output)}") from error
+    leave()
+    return code
+
+
+def _train(options: Namespace, trainer: Any, fabric: Any, progress: Any) -> int:
+    from wavevit.training.optimization import Optimization
+    from wavevit.training.processes import emulates, together
+    from wavevit.training.report import write_pictures, write_report, write_samples
+    from wavevit.training.run_directory import RunDirectory
+
+    optim = Optimization(**options.optim.as_dict())
+    task = together(fabric, lambda: _make_task(options))
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    output = options.output or Path("runs/classification") / fabric.broadcast(stamp)
     config = {
         "seed": options.seed,
         "files": task.fingerprint(),
-        **_flat({name: options[name].as_dict() for name in groups}),
+        **_flat({name: options[name].as_dict() for name in _GROUPS}),
     }
-    run = RunDirectory(output, config, resume=options.resume)
+    writes = fabric.is_global_zero
+    run = together(
+        fabric, lambda: RunDirectory(output, config, resume=options.resume, writes=writes)
+    )
     resolved = options.clone()
     resolved.pop("config", None)
     resolved.output, resolved.resume = str(output), False
 
-    with TrainingProgress() as progress:
-        progress.note(f"{task.splits.description}; {len(task.card.class_names)} classes")
-        progress.note(f"{task.card.model} at {task.data.image_size[0]} px; run in {output}")
-        if not run.has_checkpoints():  # else the settings are compared before anything changes
-            run.write_config(resolved.as_dict())
-        progress.note(f"reading the {len(task.val_set):,} validation images once")
-        task.check_validation_set()
-        if not run.log_bytes():
-            write_samples(run, task)
-        try:
-            outcome = parts["trainer"].fit(
-                task,
-                parts["optim"],
-                run,
-                seed=options.seed,
-                resume=options.resume,
-                progress=progress,
-            )
-        except NonFiniteLossError as error:
-            sys.stderr.write(f"wavevit: error: {error}\n")
-            return EXIT_DIVERGED
-        if not outcome.finished:
-            progress.note(
-                f"stopped and saved at step {outcome.position.step} of {outcome.total_steps}; the "
-                f"same command with --output {output} --resume goes on"
-            )
-            return EXIT_STOPPED
+    progress.note(f"{task.splits.description}; {len(task.card.class_names)} classes")
+    progress.note(f"{task.card.model} at {task.data.image_size[0]} px; run in {output}")
+    if fabric.world_size > 1:
+        progress.note(f"{fabric.world_size} processes, {trainer.strategy}")
+    if emulates(trainer.precision, fabric.device):
+        progress.note(
+            f"this CPU has no instructions for {trainer.precision}: --trainer.precision fp32 would "
+            "be many times faster here"
+        )
+    if writes and not run.has_checkpoints():  # else settings are compared before anything changes
+        run.write_config(resolved.as_dict())
+    progress.note(f"reading the {len(task.val_set):,} validation images once")
+    task.check_validation_set(fabric, trainer.timeout_s)
+    if writes and not run.log_bytes():
+        write_samples(run, task)
+    outcome = trainer.fit(
+        fabric, task, optim, run, seed=options.seed, resume=options.resume, progress=progress
+    )
+    if not outcome.finished:
+        progress.note(
+            f"stopped and saved at step {outcome.position.step} of {outcome.total_steps}; the "
+            f"same command with --output {output} --resume goes on"
+        )
+        return EXIT_STOPPED
+    if writes:
         write_pictures(run, task)
         write_report(run, task, outcome)
-        progress.note(
-            f"best top-1 {outcome.position.best_score:.4f} at step {outcome.position.best_step}; "
-            f"report, pictures and best.safetensors in {output}"
-        )
+    progress.note(
+        f"best top-1 {outcome.position.best_score:.4f} at step {outcome.position.best_step}; "
+        f"report, pictures and best.safetensors in {output}"
+    )
     return 0
+
+
+def _make_task(options: Namespace) -> Any:
+    from wavevit.training.classification import ClassificationTask
+    from wavevit.training.classification_settings import (
+        Augmentation,
+        ClassificationData,
+        Classifier,
+    )
+    from wavevit.training.teaching_settings import Distillation, TokenLabels
+
+    return ClassificationTask(
+        ClassificationData(**options.data.as_dict()),
+        Augmentation(**options.augment.as_dict()),
+        Classifier(**options.model.as_dict()),
+        options.seed,
+        TokenLabels(**options.token_label.as_dict()),
+        Distillation(**options.distill.as_dict()),
+    )
+
+
+def _what_next(output: Path | None) -> str:
+    """What a user does after a run broke, with the step it will go on from."""
+    from wavevit.training.checkpoint import checkpoint_step, list_checkpoints
+
+    if output is None:
+        return "the same command with --output (the run's directory) and --resume goes on"
+    steps = [checkpoint_step(path) for path in list_checkpoints(output / "checkpoints")]
+    start = f"step {steps[0]}, the newest checkpoint" if steps else "the start: no checkpoint yet"
+    return f"the same command with --resume goes on from {start}"
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

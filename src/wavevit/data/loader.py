@@ -1,22 +1,34 @@
 """From a data set to batches of tensors, with unreadable files accounted for."""
 
 import random
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from wavevit.data.classification import ClassificationDataset
-from wavevit.data.images import UnreadableImageError
-from wavevit.data.samplers import SampleRequest, TrainSampler
-from wavevit.data.transforms import Transform
+from wavevit.data.images import UnreadableImageError, ignore_pillow_warnings
+from wavevit.data.label_maps import LabelMaps
+from wavevit.data.samplers import EvalSampler, SampleRequest, TrainSampler
+from wavevit.data.token_labels import TokenLogits, crop_label_map
+from wavevit.data.transforms import TracedTransform, Transform
 
 MAX_REPLACEMENTS = 100
+# What torch says when a worker process has died or does not answer.
+_WORKER_FAILURE = re.compile(r"DataLoader worker .*|DataLoader timed out.*|Pin memory thread .*")
+
+
+class LoaderError(RuntimeError):
+    """A loader's worker process died, or gave nothing for too long."""
+
+    is_breakdown = True  # how the command line knows it
 
 
 @dataclass
@@ -28,34 +40,59 @@ class Sample:
         label: Class index.
         index: Index in the data set.
         unreadable: Files that were tried before this one: sample id to reason.
+        tokens: The crop of its label map, if there are label maps.
     """
 
     image: Tensor
     label: int
     index: int
     unreadable: dict[str, str] = field(default_factory=dict)
+    tokens: TokenLogits | None = None
 
 
 @dataclass
 class Batch:
     """Samples side by side.
 
+    Legend: B samples, N patch tokens, U distinct classes of a label map.
+
     Attributes:
         images: float32 ``(B, 3, H, W)``, normalised.
         labels: int64 ``(B,)``.
         indices: Indices in the data set, int64 ``(B,)``.
         unreadable: Files that could not be read on the way here: sample id to reason.
+        token_logits: float32 ``(B, 1 + N, U)``, the teacher's logits of the class token and the
+            patch tokens (see `token_labels`), padded with zeros; None without label maps.
+        token_classes: int64 ``(B, U)``, the classes those logits are of, padded with zeros.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     unreadable: dict[str, str]
+    token_logits: Tensor | None = None
+    token_classes: Tensor | None = None
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory; called by the DataLoader."""
+        return self._each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device; copies from page-locked memory do not wait.
+
+        Args:
+            device: Where to.
+        """
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
-            self.images.pin_memory(), self.labels.pin_memory(), self.indices, self.unreadable
+            function(self.images),
+            function(self.labels),
+            self.indices,
+            self.unreadable,
+            None if self.token_logits is None else function(self.token_logits),
+            None if self.token_classes is None else function(self.token_classes),
         )
 
 
@@ -68,12 +105,37 @@ def collate(samples: list[Sample]) -> Batch:
     unreadable: dict[str, str] = {}
     for sample in samples:
         unreadable.update(sample.unreadable)
-    return Batch(
-        torch.stack([sample.image for sample in samples]),
+    batch = Batch(
+        # In a worker it stacks right into the shared memory that the batch is sent in.
+        default_collate([sample.image for sample in samples]),
         torch.tensor([sample.label for sample in samples]),
         torch.tensor([sample.index for sample in samples]),
         unreadable,
     )
+    tokens = [sample.tokens for sample in samples if sample.tokens is not None]
+    if tokens:
+        widest = max(len(item.classes) for item in tokens)
+        logits = np.zeros((len(tokens), len(tokens[0].logits), widest), np.float32)
+        classes = np.zeros((len(tokens), widest), np.int64)
+        for row, item in enumerate(tokens):
+            logits[row, :, : len(item.classes)] = item.logits
+            classes[row, : len(item.classes)] = item.classes
+        batch.token_logits = torch.from_numpy(logits)
+        batch.token_classes = torch.from_numpy(classes)
+    return batch
+
+
+@dataclass(frozen=True)
+class LabelMapCrops:
+    """Where the label maps of the training samples are and how they are cut up.
+
+    Attributes:
+        maps: Of the samples, by their index.
+        grid: Rows and columns of patch tokens.
+    """
+
+    maps: LabelMaps
+    grid: tuple[int, int]
 
 
 class TrainView(Dataset[Sample]):
@@ -81,12 +143,21 @@ class TrainView(Dataset[Sample]):
 
     Args:
         dataset: The images.
-        transform: Augmentation, drawing from the global generators, which are seeded per sample.
+        transform: Augmentation, drawing from the global generators, which are seeded per sample;
+            a traced one where there are label maps.
+        label_maps: Label maps, which are cut as the image was; None for none.
     """
 
-    def __init__(self, dataset: ClassificationDataset, transform: Transform) -> None:
+    def __init__(
+        self,
+        dataset: ClassificationDataset,
+        transform: Transform | TracedTransform,
+        label_maps: LabelMapCrops | None = None,
+    ) -> None:
+        assert isinstance(transform, TracedTransform) == (label_maps is not None)
         self.dataset = dataset
         self.transform = transform
+        self.label_maps = label_maps
 
     def __getitem__(self, request: SampleRequest) -> Sample:
         index, seed = request
@@ -99,13 +170,22 @@ class TrainView(Dataset[Sample]):
                     unreadable[self.dataset.sample_id(index)] = str(error)
                     index = random.randrange(len(self.dataset))
                     continue
-                image = self.transform(picture)
-                return Sample(image, int(self.dataset.labels[index]), index, unreadable)
+                return self._sample(picture, index, unreadable)
         example = next(iter(unreadable.values()))
         raise ValueError(
             f"{MAX_REPLACEMENTS} images in a row could not be read, the last ones such as: "
             f"{example}; list them all with `wavevit check-data`"
         )
+
+    def _sample(self, picture: Image.Image, index: int, unreadable: dict[str, str]) -> Sample:
+        label = int(self.dataset.labels[index])
+        if not isinstance(self.transform, TracedTransform):
+            return Sample(self.transform(picture), label, index, unreadable)
+        assert self.label_maps is not None
+        image, view = self.transform(picture)
+        label_map = self.label_maps.maps.load(index)
+        tokens = crop_label_map(label_map, view, self.label_maps.grid)
+        return Sample(image, label, index, unreadable, tokens)
 
 
 class EvalView(Dataset["Sample | dict[str, str]"]):
@@ -146,11 +226,13 @@ def collate_strictly(samples: "list[Sample | dict[str, str]]") -> "Batch | dict[
 
 def train_loader(
     dataset: ClassificationDataset,
-    transform: Transform,
+    transform: Transform | TracedTransform,
     sampler: TrainSampler,
     *,
     num_workers: int,
     pin_memory: bool = False,
+    label_maps: LabelMapCrops | None = None,
+    timeout_s: float = 0,
 ) -> DataLoader[Sample]:
     """Batches for the steps of the sampler.
 
@@ -160,9 +242,11 @@ def train_loader(
         sampler: Which samples make up each batch.
         num_workers: Worker processes; 0 loads in this one.
         pin_memory: Whether batches are copied to page-locked memory, for CUDA.
+        label_maps: Label maps, if there are any; the transform is then a traced one.
+        timeout_s: Longest wait for a batch of the workers, seconds; 0 waits for ever.
     """
     return DataLoader(
-        TrainView(dataset, transform),
+        TrainView(dataset, transform, label_maps),
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers,
@@ -172,6 +256,7 @@ def train_loader(
         # would draw other numbers than an uninterrupted one.
         generator=torch.Generator().manual_seed(0),
         prefetch_factor=4 if num_workers else None,
+        timeout=timeout_s if num_workers else 0,
     )
 
 
@@ -184,8 +269,9 @@ def eval_loader(
     rank: int = 0,
     num_processes: int = 1,
     pin_memory: bool = False,
+    timeout_s: float = 0,
 ) -> "DataLoader[Sample | dict[str, str]]":
-    """Every sample once and in order, nothing padded; each process takes its own share.
+    """Every sample once and in order, nothing padded; each process takes its share of the batches.
 
     Args:
         dataset: The images.
@@ -195,16 +281,17 @@ def eval_loader(
         rank: Index of this process.
         num_processes: Number of processes.
         pin_memory: Whether batches are copied to page-locked memory, for CUDA.
+        timeout_s: Longest wait for a batch of the workers, seconds; 0 waits for ever.
     """
     return DataLoader(
         EvalView(dataset, transform),
-        sampler=range(rank, len(dataset), num_processes),
-        batch_size=batch_size,
+        batch_sampler=EvalSampler(len(dataset), batch_size, rank=rank, num_processes=num_processes),
         collate_fn=collate_strictly,
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_prepare_worker,
         generator=torch.Generator().manual_seed(0),
+        timeout=timeout_s if num_workers else 0,
     )
 
 
@@ -219,12 +306,38 @@ def strict(batches: "DataLoader[Sample | dict[str, str]]") -> Iterator[Batch]:
 
     Raises:
         ValueError: An image cannot be read: evaluation does not skip.
+        LoaderError: A worker process died.
     """
-    for batch in batches:
-        if not isinstance(batch, Batch):
-            reason = next(iter(batch.values()))
-            raise ValueError(f"evaluation does not skip images, and one cannot be read: {reason}")
-        yield batch
+    with worker_failures_explained():
+        for batch in batches:
+            if not isinstance(batch, Batch):
+                reason = next(iter(batch.values()))
+                raise ValueError(
+                    f"evaluation does not skip images, and one cannot be read: {reason}"
+                )
+            yield batch
+
+
+@contextmanager
+def worker_failures_explained() -> Iterator[None]:
+    """Inside, what torch raises for a dead or silent worker process comes as `LoaderError`.
+
+    torch notices a death by a signal and may raise anywhere, so whoever works with a loader's
+    batches is best inside as well.
+
+    Raises:
+        LoaderError: A worker process died, or gave nothing for too long.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if not _WORKER_FAILURE.match(text):
+            raise
+        raise LoaderError(
+            f"a process that loads images has failed: {text}. Memory may have run out (fewer "
+            "data.num_workers need less)"
+        ) from error
 
 
 @contextmanager
@@ -252,6 +365,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def _prepare_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    ignore_pillow_warnings()
     # Ctrl-C and job managers signal every process of a run at once. The main one decides what
     # happens; it still needs batches while it saves. A worker ends when its parent does.
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):

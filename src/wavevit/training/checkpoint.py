@@ -44,7 +44,9 @@ def save_checkpoint(directory: Path, step: int, content: dict[str, Any], *, keep
             os.fsync(file.fileno())
         path = directory / f"step_{step:010d}-{_digest(partial)}.ckpt"
         os.replace(partial, path)
-    except RuntimeError as error:  # what torch.save makes of a full disk
+    except RuntimeError as error:
+        if not _is_write_failure(error):
+            raise
         raise OSError(f"cannot write the checkpoint {partial}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
@@ -65,6 +67,17 @@ def list_checkpoints(directory: Path) -> list[Path]:
     if not directory.is_dir():
         return []
     return sorted((p for p in directory.iterdir() if _NAME.match(p.name)), reverse=True)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The optimizer step that a checkpoint was made after.
+
+    Args:
+        path: From `list_checkpoints`.
+    """
+    match = _NAME.match(path.name)
+    assert match is not None
+    return int(match[1])
 
 
 def load_newest_checkpoint(directory: Path) -> dict[str, Any] | None:
@@ -108,6 +121,12 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _is_write_failure(error: RuntimeError) -> bool:
+    # What torch.save makes of a full disk. Other errors may come at any moment, such as the death
+    # of a loader's worker, and are not about this file.
+    return bool(re.search(r"PytorchStreamWriter|inline_container|unexpected pos", str(error)))
+
+
 def _sync_directory(directory: Path) -> None:
     if os.name != "posix":  # elsewhere a directory cannot be opened for that
         return
@@ -118,8 +137,12 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def rng_state() -> dict[str, Any]:
-    """States of every global generator, as tensors and plain values."""
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """States of every global generator, as tensors and plain values.
+
+    Args:
+        device: Of the run; its generator is among them if it is a CUDA device.
+    """
     numpy_state: Any = np.random.get_state(legacy=True)
     name, keys, position, has_gauss, gauss = numpy_state
     version, words, gauss_next = random.getstate()
@@ -127,20 +150,21 @@ def rng_state() -> dict[str, Any]:
         "python": [version, list(words), gauss_next],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
-def restore_rng_state(state: dict[str, Any]) -> None:
+def restore_rng_state(state: dict[str, Any], device: torch.device) -> None:
     """Sets every global generator to a state from `rng_state`.
 
     Args:
         state: The states.
+        device: Of the run.
     """
     version, words, gauss_next = state["python"]
     random.setstate((version, tuple(words), gauss_next))
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -7,24 +7,35 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric
-from timm.loss import SoftTargetCrossEntropy
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from wavevit.data.image_files import ImageFileDataset
-from wavevit.data.loader import Batch, eval_loader, strict, train_loader
+from wavevit.data.label_maps import open_label_maps
+from wavevit.data.loader import (
+    Batch,
+    LabelMapCrops,
+    eval_loader,
+    strict,
+    train_loader,
+    worker_failures_explained,
+)
 from wavevit.data.samplers import TrainSampler
-from wavevit.data.transforms import eval_transform
+from wavevit.data.shards import ShardDataset
+from wavevit.data.transforms import TracedTransform, Transform, eval_transform
 from wavevit.metrics.classification import ClassificationMetrics, ClassificationResult
 from wavevit.models.card import save_model
-from wavevit.models.weights import load_weights
 from wavevit.training.classification_settings import (
     Augmentation,
     ClassificationData,
     Classifier,
 )
+from wavevit.training.objectives import LabelObjective, Objective
+from wavevit.training.processes import gather, together
 from wavevit.training.run_directory import RunDirectory
+from wavevit.training.teaching_settings import Distillation, TokenLabels
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +48,8 @@ class ClassificationTask:
         augment: What is done to them.
         model: The network.
         seed: Seed of order and augmentation.
+        token_label: Training with token labels.
+        distill: Training with a teacher.
 
     Raises:
         FileNotFoundError: No such data or weights.
@@ -44,20 +57,31 @@ class ClassificationTask:
     """
 
     def __init__(
-        self, data: ClassificationData, augment: Augmentation, model: Classifier, seed: int
+        self,
+        data: ClassificationData,
+        augment: Augmentation,
+        model: Classifier,
+        seed: int,
+        token_label: TokenLabels | None = None,
+        distill: Distillation | None = None,
     ) -> None:
         self.data = data
         self.augment = augment
         self.model = model
         self.seed = seed
+        token_label = token_label or TokenLabels()
+        distill = distill or Distillation()
+        self._check(token_label, distill)
         self.splits = data.open()
         self.train_set = self.splits.train
         self.val_set = self.splits.val
         self.left_out: dict[str, str] = {}
         self.batch_size = data.batch_size
         self.num_samples = len(self.train_set)
-        self.card = model.card(list(self.splits.class_names), data.image_size)
-        self.train_transform = augment.transform(self.card)
+        self.card = model.card(
+            list(self.splits.class_names), data.image_size, token_label=token_label.enabled
+        )
+        self.train_transform: Transform | TracedTransform = augment.transform(self.card)
         self.eval_transform = eval_transform(
             self.card.image_size,
             crop_pct=self.card.crop_pct,
@@ -65,53 +89,95 @@ class ClassificationTask:
             mean=self.card.mean,
             std=self.card.std,
         )
-        self.mixing = augment.mixing(len(self.card.class_names))
-        if self.mixing is not None and data.batch_size % 2:
-            raise ValueError(
-                f"mixup and cutmix pair the images of a batch: data.batch_size must be even, got "
-                f"{data.batch_size}"
-            )
-        self.soft_loss = SoftTargetCrossEntropy()
+        self.label_maps = self._open_label_maps(token_label)
+        self.objective = self._choose_objective(token_label, distill)
         self.result: ClassificationResult | None = None
+
+    def _check(self, token_label: TokenLabels, distill: Distillation) -> None:
+        mixes = self.augment.mixup > 0 or self.augment.cutmix > 0
+        if (mixes or token_label.enabled) and self.data.batch_size % 2:
+            what = "mixup and cutmix pair" if mixes else "mix-token pairs"
+            raise ValueError(
+                f"{what} the images of a batch: data.batch_size must be even, got "
+                f"{self.data.batch_size}"
+            )
+        if token_label.enabled and mixes:
+            raise ValueError(
+                "token labels mix tokens instead of pixels: set augment.mixup and augment.cutmix "
+                f"to 0, got {self.augment.mixup} and {self.augment.cutmix}"
+            )
+        if token_label.enabled and distill.enabled:
+            raise ValueError("token labels and distillation do not go together; choose one")
+
+    def _open_label_maps(self, token_label: TokenLabels) -> LabelMapCrops | None:
+        if token_label.maps is None:
+            return None
+        maps = open_label_maps(
+            token_label.maps, self.train_set.sample_ids(), self.splits.class_names
+        )
+        rows, columns = self.card.image_size
+        self.train_transform = TracedTransform(self.augment.transform(self.card))
+        return LabelMapCrops(maps, (-(-rows // 32), -(-columns // 32)))
+
+    def _choose_objective(self, token_label: TokenLabels, distill: Distillation) -> Objective:
+        smoothing = self.augment.label_smoothing
+        if token_label.enabled:
+            return token_label.objective(self.card, smoothing)
+        mixing = self.augment.mixing(len(self.card.class_names))
+        return LabelObjective(mixing, smoothing, distill.loss(self.card))
 
     def fingerprint(self) -> str:
         """Start of a SHA-256 of the training set's sample ids: other files, another order."""
         digest = hashlib.sha256()
-        for index in range(self.num_samples):
-            digest.update(self.train_set.sample_id(index).encode("utf-8", "surrogateescape"))
-            digest.update(b"\0")
+        for name in self.train_set.sample_ids():
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()[:16]
 
-    def check_validation_set(self) -> None:
+    def check_validation_set(self, fabric: Fabric, timeout_s: float = 0) -> None:
         """Reads every validation image once, so that a run does not fail at its first evaluation.
 
         Images of a split that we drew ourselves and that cannot be read are left out of it, and
-        stand in `left_out`.
+        stand in `left_out`. Each process reads a share.
+
+        Args:
+            fabric: The processes.
+            timeout_s: Longest wait for a loader's worker, seconds; 0 waits for ever.
 
         Raises:
             ValueError: An image of the user's own validation split cannot be read.
+            LoaderError: A process that loads images died.
         """
-        unreadable: dict[str, str] = {}
-        kept: list[int] = []
+        mine: dict[int, dict[str, str]] = {}
+        first, step = fabric.global_rank, fabric.world_size
         loader = eval_loader(
-            self.val_set, self.eval_transform, batch_size=1, num_workers=self.data.num_workers
+            self.val_set,
+            self.eval_transform,
+            batch_size=1,
+            num_workers=self.data.num_workers,
+            rank=first,
+            num_processes=step,
+            timeout_s=timeout_s,
         )
-        for index, batch in enumerate(loader):
-            if isinstance(batch, Batch):
-                kept.append(index)
-            else:
-                unreadable.update(batch)
-        if not unreadable:
+        with worker_failures_explained():
+            for number, batch in enumerate(loader):
+                if not isinstance(batch, Batch):
+                    mine[first + number * step] = batch
+        parts = gather(fabric, mine)
+        found = {index: reason for part in parts for index, reason in part.items()}
+        if not found:
             return
+        unreadable = {key: value for index in sorted(found) for key, value in found[index].items()}
+        kept = [index for index in range(len(self.val_set)) if index not in found]
         example = next(iter(unreadable.values()))
-        held_out = self.splits.held_out and isinstance(self.val_set, ImageFileDataset)
+        files = isinstance(self.val_set, ImageFileDataset | ShardDataset)
+        held_out = self.splits.held_out and files
         if not held_out or not kept:
             raise ValueError(
                 f"{len(unreadable)} of {len(self.val_set)} validation images cannot be read, and "
                 f"evaluation does not skip: {example}; list them with `wavevit check-data`"
             )
         self.left_out = unreadable
-        assert isinstance(self.val_set, ImageFileDataset)
+        assert isinstance(self.val_set, ImageFileDataset | ShardDataset)
         self.val_set = self.val_set.subset(np.array(kept))
         logger.warning(
             "%d of the images held out for validation cannot be read and are left out: %s",
@@ -131,16 +197,23 @@ class ClassificationTask:
         """
         self.model.set_train_mode(model)
 
-    def train_batches(self, fabric: Fabric, start: int, stop: int) -> Iterator[Batch]:
-        """Batches start..stop of the run, on the device.
+    def train_batches(
+        self, fabric: Fabric, *, start: int, stop: int, accumulate: int, timeout_s: float
+    ) -> Iterator[Batch]:
+        """This process's batches of steps start..stop, on the device.
 
         Args:
             fabric: Device and processes.
-            start: First batch.
-            stop: Batch to stop before.
+            start: First step.
+            stop: Step to stop before.
+            accumulate: Batches per step.
+            timeout_s: Longest wait for a loader's worker, seconds.
 
         Yields:
             The batches in order.
+
+        Raises:
+            LoaderError: A worker process died, or gave nothing for too long.
         """
         sampler = TrainSampler(
             self.num_samples,
@@ -148,44 +221,39 @@ class ClassificationTask:
             seed=self.seed,
             start=start,
             stop=stop,
+            accumulate=accumulate,
             repeats=self.augment.repeats,
             rank=fabric.global_rank,
             num_processes=fabric.world_size,
         )
-        on_gpu = fabric.device.type == "cuda"
         for batch in train_loader(
             self.train_set,
             self.train_transform,
             sampler,
             num_workers=self.data.num_workers,
-            pin_memory=on_gpu,
+            pin_memory=fabric.device.type == "cuda",
+            label_maps=self.label_maps,
+            timeout_s=timeout_s,
         ):
-            batch.images = batch.images.to(fabric.device, non_blocking=on_gpu)
-            batch.labels = batch.labels.to(fabric.device, non_blocking=on_gpu)
-            yield batch
+            yield batch.to(fabric.device)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy with label smoothing, against mixed labels when images are mixed.
+    def loss(self, fabric: Fabric, model: nn.Module, batch: Batch) -> Tensor:
+        """The objective of the run: cross-entropy, with a teacher, or token labels.
 
         Args:
+            fabric: Precision.
             model: The network, in training mode.
             batch: On the network's device.
         """
-        if self.mixing is not None:
-            images, targets = self.mixing(batch.images, batch.labels)
-            loss: Tensor = self.soft_loss(model(images), targets)
-            return loss
-        return F.cross_entropy(
-            model(batch.images), batch.labels, label_smoothing=self.augment.label_smoothing
-        )
+        return self.objective(model, batch, fabric.autocast())
 
-    def sample_ids(self, batch: Batch) -> list[str]:
-        """Ids of a batch's samples, for messages.
+    def sample_ids(self, indices: Tensor) -> list[str]:
+        """Ids of training samples, for messages.
 
         Args:
-            batch: Any batch.
+            indices: int64 ``(B,)``.
         """
-        return [self.train_set.sample_id(int(index)) for index in batch.indices]
+        return [self.train_set.sample_id(int(index)) for index in indices]
 
     @torch.no_grad()
     def evaluate(self, fabric: Fabric, model: nn.Module) -> dict[str, float]:
@@ -206,13 +274,26 @@ class ClassificationTask:
             self.eval_transform,
             batch_size=self.data.batch_size,
             num_workers=self.data.num_workers,
+            rank=fabric.global_rank,
+            num_processes=fabric.world_size,
             pin_memory=fabric.device.type == "cuda",
         )
-        for batch in strict(loader):
-            with fabric.autocast():
-                logits = model(batch.images.to(fabric.device, dtype))
-            ids = [self.val_set.sample_id(int(index)) for index in batch.indices]
-            metrics.update(ids, logits.float().cpu(), batch.labels)
+
+        def measure_share() -> None:
+            for batch in strict(loader):
+                with fabric.autocast():
+                    logits = model(batch.images.to(fabric.device, dtype))
+                ids = [self.val_set.sample_id(int(index)) for index in batch.indices]
+                metrics.update(ids, logits.float().cpu(), batch.labels)
+
+        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+            measure_share()  # each forward pass is one of all processes together
+            self._keep_step(fabric, model, len(loader))
+        else:
+            together(fabric, measure_share)
+        for rank, rows in enumerate(gather(fabric, metrics.rows())):
+            if rank != fabric.global_rank:
+                metrics.merge(rows)
         self.result = metrics.compute()
         return {
             "score": self.result.top1,
@@ -222,23 +303,32 @@ class ClassificationTask:
             "ece": self.result.ece,
         }
 
-    def save_best(self, run: RunDirectory, model: nn.Module, metrics: dict[str, float]) -> None:
+    def _keep_step(self, fabric: Fabric, model: nn.Module, num_batches: int) -> None:
+        """Runs a sharded network as often as the process with the most batches does."""
+        nothing = torch.zeros(1, 3, *self.card.image_size, device=fabric.device)
+        dtype = next(model.parameters()).dtype
+        for _ in range(max(gather(fabric, num_batches)) - num_batches):
+            with fabric.autocast():
+                model(nothing.to(dtype))
+
+    def save_best(
+        self, run: RunDirectory, state: dict[str, Tensor], metrics: dict[str, float]
+    ) -> None:
         """Writes ``best.safetensors``.
 
         Args:
             run: Where.
-            model: The network without wrappers.
+            state: The network's weights, whole.
             metrics: Its results.
         """
         kept = {key: value for key, value in metrics.items() if key != "score"}
         card = replace(self.card, metrics=kept)
-        save_model(run.path / "best.safetensors", model.state_dict(), card)
+        save_model(run.path / "best.safetensors", state, card)
 
-    def load_best(self, run: RunDirectory, model: nn.Module) -> None:
-        """Loads ``best.safetensors``.
+    def load_best(self, run: RunDirectory) -> dict[str, Tensor]:
+        """The weights in ``best.safetensors``.
 
         Args:
             run: Where.
-            model: The network without wrappers.
         """
-        load_weights(model, run.path / "best.safetensors")
+        return load_file(run.path / "best.safetensors")

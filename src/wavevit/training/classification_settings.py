@@ -188,7 +188,7 @@ _RESERVED_ARGS = {
     "pretrained": "use model.pretrained",
     "drop_path_rate": "use model.drop_path_rate",
     "drop_rate": "use model.drop_rate",
-    "token_label": "training with token labels needs label maps, which this command does not read",
+    "token_label": "name label maps with token_label.maps, or a teacher with token_label.teacher",
 }
 
 
@@ -237,19 +237,29 @@ class Classifier:
         self.grad_checkpointing = grad_checkpointing
         self.args = args or {}
 
-    def card(self, class_names: list[str], image_size: tuple[int, int]) -> ModelCard:
+    def card(
+        self, class_names: list[str], image_size: tuple[int, int], *, token_label: bool = False
+    ) -> ModelCard:
         """How to rebuild the trained network, without training-only settings.
 
         Args:
             class_names: Names of the data's classes.
             image_size: Rows and columns of the input, pixels.
+            token_label: Whether it has the second head that token labels train.
 
         Raises:
-            ValueError: timm has no such model.
+            ValueError: timm has no such model, or it has no such head.
         """
         if not timm.is_model(self.name):
             create_model(self.name)  # raises, with near names
         arguments = {**self.args, "num_classes": len(class_names)}
+        if token_label:
+            if not self.name.startswith("wavevit_"):
+                raise ValueError(
+                    f"token labels need a network with a head for every token: one of wavevit_*, "
+                    f"got {self.name}; for other networks there is distill.teacher"
+                )
+            arguments["token_label"] = True
         config = timm.get_pretrained_cfg(self.name)
         if config is not None and config.fixed_input_size:
             arguments["img_size"] = image_size[0]

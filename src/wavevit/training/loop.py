@@ -2,41 +2,35 @@
 
 import logging
 import math
-import platform
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import lightning_fabric
-import timm
 import torch
 from lightning_fabric import Fabric
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-import wavevit
-from wavevit.data.loader import Batch
-from wavevit.training.checkpoint import (
-    load_newest_checkpoint,
-    restore_rng_state,
-    rng_state,
-    save_checkpoint,
-)
+from wavevit.data.loader import Batch, worker_failures_explained
+from wavevit.data.samplers import mix_seeds
+from wavevit.training.checkpoint import load_newest_checkpoint, save_checkpoint
 from wavevit.training.optimization import Optimization
+from wavevit.training.processes import (
+    BatchNormStatistics,
+    Precision,
+    gather,
+    launch_fabric,
+    shared_statistics,
+    sum_over_processes,
+    synchronise_batch_norm,
+    together,
+)
 from wavevit.training.run_directory import RunDirectory
-
-logger = logging.getLogger(__name__)
-
-Precision = Literal["fp32", "bf16", "fp16", "bf16-true"]
-_FABRIC_PRECISION: dict[str, Any] = {
-    "fp32": "32-true",
-    "bf16": "bf16-mixed",
-    "fp16": "16-mixed",
-    "bf16-true": "bf16-true",
-}
+from wavevit.training.sharding import load_whole, number, shard, whole
+from wavevit.training.state import Position, TrainingState
 
 
 class NonFiniteLossError(RuntimeError):
@@ -58,23 +52,27 @@ class Task(Protocol):
     def set_train_mode(self, model: nn.Module) -> None:
         """Puts the network in training mode, frozen parts excepted."""
 
-    def train_batches(self, fabric: Fabric, start: int, stop: int) -> Iterator[Batch]:
-        """Batches start..stop of the run, on the device."""
+    def train_batches(
+        self, fabric: Fabric, *, start: int, stop: int, accumulate: int, timeout_s: float
+    ) -> Iterator[Batch]:
+        """This process's batches of steps start..stop, ``accumulate`` a step, on the device."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, fabric: Fabric, model: nn.Module, batch: Batch) -> Tensor:
         """The loss of a batch, a scalar."""
 
-    def sample_ids(self, batch: Batch) -> list[str]:
-        """Ids of a batch's samples, for messages."""
+    def sample_ids(self, indices: Tensor) -> list[str]:
+        """Ids of training samples, for messages."""
 
     def evaluate(self, fabric: Fabric, model: nn.Module) -> dict[str, float]:
         """Metrics on the validation set, on every process alike; "score" is to be maximised."""
 
-    def save_best(self, run: RunDirectory, model: nn.Module, metrics: dict[str, float]) -> None:
-        """Writes the network as a model file."""
+    def save_best(
+        self, run: RunDirectory, state: dict[str, Tensor], metrics: dict[str, float]
+    ) -> None:
+        """Writes the network's weights as a model file."""
 
-    def load_best(self, run: RunDirectory, model: nn.Module) -> None:
-        """Loads what `save_best` wrote."""
+    def load_best(self, run: RunDirectory) -> dict[str, Tensor]:
+        """The weights that `save_best` wrote."""
 
 
 class Progress(Protocol):
@@ -88,29 +86,6 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None:
         """A message."""
-
-
-@dataclass
-class Position:
-    """Where a run stands; part of a checkpoint.
-
-    Attributes:
-        step: Optimizer steps done.
-        best_score: Best validation score so far.
-        best_step: Step of the best score.
-        evaluations_since_best: Evaluations without a better score.
-        log_bytes: Length of the log at this step.
-        seconds: Training time so far, evaluation included.
-        unreadable: Files that could not be read: sample id to reason.
-    """
-
-    step: int = 0
-    best_score: float = -math.inf
-    best_step: int = 0
-    evaluations_since_best: int = 0
-    log_bytes: int = 0
-    seconds: float = 0.0
-    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,9 +111,17 @@ class Trainer:
     """Settings of the loop that do not depend on the task.
 
     Args:
-        precision: "fp32"; "bf16" or "fp16" mixed precision; "bf16-true" for pure bf16.
+        precision: "fp32"; "bf16" or "fp16" mixed precision; "bf16-true" for pure bf16; "fp64".
         accelerator: "auto", "cpu", "cuda" or "mps".
-        accumulate: Forward passes per optimizer step.
+        strategy: How several processes share the work: "ddp" keeps the whole network on each,
+            "fsdp" a part of it.
+        batch_norm: Running statistics of BatchNorm with several processes: "broadcast" takes
+            those of process 0 at every evaluation, "reduce" their mean, "local" leaves each its
+            own (process 0's are evaluated and saved); "sync" takes batch statistics over all
+            processes.
+        images_per_step: Images of an optimizer step over all processes; gives the number of
+            forward passes per step. None: `accumulate` says it.
+        accumulate: Forward passes per optimizer step, where images_per_step is None.
         clip_grad: Largest gradient norm; None does not clip.
         ema_decay: Decay of the averaged weights that are evaluated and saved; None for no average.
         evaluate_every: Epochs between evaluations; may be fractional.
@@ -146,6 +129,7 @@ class Trainer:
         keep_checkpoints: Checkpoints to keep.
         patience: Evaluations without a better score before the run ends early; None never does.
         log_every: Steps between log rows.
+        timeout_s: Longest wait for another process or for a loader's worker, seconds.
 
     Raises:
         ValueError: A value out of range.
@@ -155,6 +139,9 @@ class Trainer:
         self,
         precision: Precision = "fp32",
         accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+        strategy: Literal["ddp", "fsdp"] = "ddp",
+        batch_norm: BatchNormStatistics = "broadcast",
+        images_per_step: int | None = None,
         accumulate: int = 1,
         clip_grad: float | None = None,
         ema_decay: float | None = None,
@@ -163,8 +150,10 @@ class Trainer:
         keep_checkpoints: int = 2,
         patience: int | None = None,
         log_every: int = 10,
+        timeout_s: float = 600,
     ) -> None:
         for name, value in (
+            ("images_per_step", images_per_step),
             ("accumulate", accumulate),
             ("evaluate_every", evaluate_every),
             ("checkpoint_every", checkpoint_every),
@@ -172,13 +161,22 @@ class Trainer:
             ("patience", patience),
             ("log_every", log_every),
             ("clip_grad", clip_grad),
+            ("timeout_s", timeout_s),
         ):
             if value is not None and value <= 0:
                 raise ValueError(f"trainer.{name} must be above 0, got {value}")
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise ValueError(f"trainer.ema_decay must be between 0 and 1, got {ema_decay}")
+        if images_per_step is not None and accumulate != 1:
+            raise ValueError(
+                "give trainer.images_per_step or trainer.accumulate, not both: the one follows "
+                "from the other"
+            )
         self.precision = precision
         self.accelerator = accelerator
+        self.strategy = strategy
+        self.batch_norm = batch_norm
+        self.images_per_step = images_per_step
         self.accumulate = accumulate
         self.clip_grad = clip_grad
         self.ema_decay = ema_decay
@@ -187,9 +185,47 @@ class Trainer:
         self.keep_checkpoints = keep_checkpoints
         self.patience = patience
         self.log_every = log_every
+        self.timeout_s = timeout_s
+
+    def launch(self) -> Fabric:
+        """Joins the processes of the run; see `launch_fabric`.
+
+        Raises:
+            ValueError: No such device, or settings that do not go together.
+            LostProcessError: The others did not come.
+        """
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not its AMP banner
+        return launch_fabric(
+            precision=self.precision,
+            accelerator=self.accelerator,
+            strategy=self.strategy,
+            timeout_s=self.timeout_s,
+        )
+
+    def passes_per_step(self, batch_size: int, num_processes: int) -> int:
+        """Forward passes of each process per optimizer step.
+
+        Args:
+            batch_size: Images per process and forward pass.
+            num_processes: Processes.
+
+        Raises:
+            ValueError: ``images_per_step`` cannot be had with such batches.
+        """
+        if self.images_per_step is None:
+            return self.accumulate
+        at_once = batch_size * num_processes
+        if self.images_per_step % at_once:
+            raise ValueError(
+                f"trainer.images_per_step is {self.images_per_step}, but {num_processes} "
+                f"processes take {at_once} images at once (data.batch_size {batch_size} each): "
+                "choose a batch size that divides it"
+            )
+        return self.images_per_step // at_once
 
     def fit(
         self,
+        fabric: Fabric,
         task: Task,
         optim: Optimization,
         run: RunDirectory,
@@ -198,9 +234,10 @@ class Trainer:
         resume: bool,
         progress: Progress,
     ) -> Outcome:
-        """Trains until the last step, early stopping or a signal.
+        """Trains until the last step, early stopping or a signal; called on every process.
 
         Args:
+            fabric: From `launch`.
             task: What to train.
             optim: How.
             run: Where results go.
@@ -210,139 +247,205 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: NaN or infinite loss.
+            LoaderError: A process that loads images died.
+            LostProcessError: Another process of the run died.
+            OSError: A checkpoint cannot be written; older ones are whole.
             ValueError: An image of the validation set cannot be read; damaged checkpoints.
         """
-        fabric = self._fabric()
-        fabric.seed_everything(seed, verbose=False)
-        network = task.build_model()
-        images_per_step = task.batch_size * self.accumulate * fabric.world_size
+        with (
+            worker_failures_explained(),
+            # Fabric returns a network's outputs in the default type, and so would halve fp64.
+            _default_dtype(torch.float64 if self.precision == "fp64" else None),
+        ):
+            return self._fit(fabric, task, optim, run, seed, resume, progress)
+
+    def _fit(
+        self,
+        fabric: Fabric,
+        task: Task,
+        optim: Optimization,
+        run: RunDirectory,
+        seed: int,
+        resume: bool,
+        progress: Progress,
+    ) -> Outcome:
+        accumulate = self.passes_per_step(task.batch_size, fabric.world_size)
+        images_per_step = task.batch_size * accumulate * fabric.world_size
         steps_per_epoch = task.num_samples / images_per_step
         total_steps = math.ceil(optim.total_epochs * steps_per_epoch)
-        optimizer = optim.optimizer(network, images_per_step)
-        model, optimizer = fabric.setup(network, optimizer)  # moves the network to the device
-        ema = None if self.ema_decay is None else ModelEmaV3(network, decay=self.ema_decay)
-        evaluated_network = network if ema is None else ema.module
-        scheduler = optim.scheduler(optimizer, steps_per_epoch)
-        position = Position()
+        model, state = self._set_up(fabric, task, optim, run, seed, images_per_step)
+        position = state.position
+        evaluated_network = state.network if state.ema is None else state.ema.module
+        scheduler = optim.scheduler(state.optimizer, steps_per_epoch)
         saved_step = -1
-
-        def state() -> dict[str, Any]:
-            return {
-                "model": network.state_dict(),
-                "ema": None if ema is None else ema.module.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scaler": _scaler_state(fabric),
-                "position": asdict(position),
-                "rng": rng_state(),
-                "config": run.config,
-                "versions": versions(),
-            }
-
-        def save() -> None:
-            nonlocal saved_step
-            position.log_bytes = run.log_bytes()
-            save_checkpoint(run.checkpoints, position.step, state(), keep=self.keep_checkpoints)
-            saved_step = position.step
-
-        if resume and (saved := load_newest_checkpoint(run.checkpoints)):
-            run.check_config(saved["config"])
-            network.load_state_dict(saved["model"])
-            if ema is not None:
-                ema.module.load_state_dict(saved["ema"])
-            optimizer.load_state_dict(saved["optimizer"])
-            _load_scaler_state(fabric, saved["scaler"])
-            position = Position(**saved["position"])
-            restore_rng_state(saved["rng"])
+        if resume and self._resume(fabric, run, state, seed):
             progress.note(f"resumed at step {position.step} of {total_steps}")
+        elif run.log_bytes():
+            progress.note(f"no checkpoint in {run.checkpoints}: starting again from step 0")
         run.open_log(position.log_bytes, purge_step=position.step)
 
-        first_batch = position.step * self.accumulate
-        batches = task.train_batches(fabric, first_batch, total_steps * self.accumulate)
+        batches = task.train_batches(
+            fabric,
+            start=position.step,
+            stop=total_steps,
+            accumulate=accumulate,
+            timeout_s=self.timeout_s,
+        )
         metrics: dict[str, float] = {}
-        early = self._out_of_patience(position)
-        task.set_train_mode(network)
+        early, stopping = self._out_of_patience(position), False
+        task.set_train_mode(state.network)
         meter = _Meter()
-        with stop_signals() as stop:
-            while position.step < total_steps and not early and not stop:
+        with stop_signals() as signals:
+            while position.step < total_steps and not early and not stopping:
                 started = time.perf_counter()
                 scheduler.step_update(position.step)
-                loss = 0.0
-                for pass_ in range(self.accumulate):
+                losses: list[Tensor] = []
+                indices: list[Tensor] = []
+                for pass_ in range(accumulate):
                     batch = next(batches)
                     position.unreadable.update(batch.unreadable)
-                    last_pass = pass_ == self.accumulate - 1
+                    last_pass = pass_ == accumulate - 1
                     with fabric.no_backward_sync(model, enabled=not last_pass):
-                        batch_loss = task.loss(model, batch) / self.accumulate
-                        fabric.backward(batch_loss)
-                    loss += self._finite(batch_loss, position.step, task, batch)
-                grad_norm = self._clip(fabric, model, optimizer)
-                optimizer.step()
-                optimizer.zero_grad()
-                if ema is not None:
-                    ema.update(network, step=position.step)
+                        loss = task.loss(fabric, model, batch) / accumulate
+                        fabric.backward(loss)
+                    losses.append(loss.detach())
+                    indices.append(batch.indices)
+                mean_loss, stopping = _agree(fabric, task, state, losses, indices, bool(signals))
+                grad_norm = self._clip(fabric, model, state.optimizer)
+                state.optimizer.step()
+                state.optimizer.zero_grad()
+                if state.ema is not None:
+                    state.ema.update(state.network, step=position.step)
                 position.step += 1
                 position.seconds += time.perf_counter() - started
-                meter.add(loss, images_per_step, time.perf_counter() - started)
+                meter.add(mean_loss, images_per_step, time.perf_counter() - started)
 
                 at_end = position.step == total_steps
+                row: dict[str, Any] = {
+                    "step": position.step,
+                    "epoch": round(position.step / steps_per_epoch, 4),
+                }
                 if position.step % self.log_every == 0 or at_end:
-                    row = {
-                        "kind": "train",
-                        "step": position.step,
-                        "epoch": round(position.step / steps_per_epoch, 4),
-                        "lr": max(group["lr"] for group in optimizer.param_groups),
-                        "grad_norm": grad_norm,
-                        **meter.take(),
-                    }
-                    run.log(row)
-                    progress.step(row, total_steps)
+                    lr = max(group["lr"] for group in state.optimizer.param_groups)
+                    numbers = {"lr": lr, "grad_norm": grad_norm, **meter.take()}
+                    run.log({"kind": "train", **row, **numbers})
+                    progress.step({**row, **numbers}, total_steps)
                 evaluated = at_end or _crosses(position.step, steps_per_epoch * self.evaluate_every)
                 if evaluated:
                     started = time.perf_counter()
-                    metrics = task.evaluate(fabric, evaluated_network)
-                    task.set_train_mode(network)
+                    metrics = self._evaluate(fabric, task, run, state, evaluated_network)
                     position.seconds += time.perf_counter() - started
-                    early = self._judge(metrics, position)
-                    row = {
-                        "kind": "evaluation",
-                        "step": position.step,
-                        "epoch": round(position.step / steps_per_epoch, 4),
-                        **metrics,
-                    }
-                    run.log(row)
-                    best = position.best_step == position.step
-                    progress.evaluation(row, best)
-                    if best and fabric.is_global_zero:
-                        task.save_best(run, evaluated_network, metrics)
+                    early = self._out_of_patience(position)
+                    run.log({"kind": "evaluation", **row, **metrics})
+                    progress.evaluation(
+                        {**row, **metrics}, best=position.best_step == position.step
+                    )
                 due = (
                     evaluated
                     if self.checkpoint_every is None
                     else position.step % self.checkpoint_every == 0
                 )
-                if (due or at_end or early) and fabric.is_global_zero:
-                    save()
+                if due or at_end or early:
+                    self._save(fabric, run, state)
+                    saved_step = position.step
             # Inside the context: a signal that comes while this one is handled is no harm.
-            if stop and saved_step != position.step and fabric.is_global_zero:
-                save()
+            if stopping and saved_step != position.step:
+                self._save(fabric, run, state)
         run.close_log()
         finished = early or position.step >= total_steps
         if finished and (not metrics or position.best_step != position.step):
             # What is reported and drawn is what was saved: the best network.
-            task.load_best(run, evaluated_network)
+            best = together(fabric, lambda: task.load_best(run) if fabric.is_global_zero else None)
+            load_whole(evaluated_network, fabric.broadcast(best))
             metrics = task.evaluate(fabric, evaluated_network)
+        position.unreadable = _merged(gather(fabric, position.unreadable))
         return Outcome(finished, position, total_steps, metrics, early)
 
-    def _fabric(self) -> Fabric:
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not its AMP banner
-        try:
-            fabric = Fabric(
-                accelerator=self.accelerator, devices=1, precision=_FABRIC_PRECISION[self.precision]
-            )
-            fabric.launch()
-        except RuntimeError as error:  # Fabric's MisconfigurationException is one
-            reason = " ".join(str(error).split())
-            raise ValueError(f"trainer.accelerator {self.accelerator!r}: {reason}") from error
-        return fabric
+    def _set_up(
+        self,
+        fabric: Fabric,
+        task: Task,
+        optim: Optimization,
+        run: RunDirectory,
+        seed: int,
+        images_per_step: int,
+    ) -> tuple[nn.Module, TrainingState]:
+        """The network as wrapped for training, and what of a run changes as it goes."""
+        fabric.seed_everything(seed, verbose=False)
+        network = together(fabric, task.build_model)
+        if self.batch_norm == "sync" and fabric.world_size > 1:
+            network = synchronise_batch_norm(network, fabric.device)
+        kinds = {"bf16-true": torch.bfloat16, "fp64": torch.float64}
+        network.to(fabric.device, kinds.get(self.precision))
+        ema = None if self.ema_decay is None else ModelEmaV3(network, decay=self.ema_decay)
+        is_sharded = fabric.world_size > 1 and self.strategy == "fsdp"
+        if ema is not None and is_sharded:
+            shard(ema.module, fabric.strategy.device_mesh["data_parallel"])
+            ema.foreach = False  # torch has no such kernels for sharded tensors
+        model = fabric.setup_module(network)
+        # After the set-up, because sharding makes other parameters of a network's own.
+        optimizer = fabric.setup_optimizers(optim.optimizer(network, images_per_step))
+        if fabric.global_rank > 0:  # weights are drawn alike, drop path and mixing are not
+            fabric.seed_everything(mix_seeds(seed, fabric.global_rank) % 2**32, verbose=False)
+        state = TrainingState(fabric, network, optimizer, ema, run.config, images_per_step)
+        return model, state
+
+    def _resume(self, fabric: Fabric, run: RunDirectory, state: TrainingState, seed: int) -> bool:
+        def load() -> dict[str, Any] | None:
+            saved = load_newest_checkpoint(run.checkpoints) if fabric.is_global_zero else None
+            if saved is not None:
+                run.check_config(saved["config"])
+                state.check(saved)
+            return saved
+
+        saved = fabric.broadcast(together(fabric, load))  # one process reads, all have the same
+        if saved is None:
+            return False
+        state.restore(saved, seed)
+        return True
+
+    def _evaluate(
+        self,
+        fabric: Fabric,
+        task: Task,
+        run: RunDirectory,
+        state: TrainingState,
+        evaluated_network: nn.Module,
+    ) -> dict[str, float]:
+        position = state.position
+        with ExitStack() as stack:
+            averages = [] if state.ema is None else [state.ema.module]
+            for network in (state.network, *averages):
+                stack.enter_context(shared_statistics(fabric, network, self.batch_norm))
+            metrics = task.evaluate(fabric, evaluated_network)
+            if metrics["score"] > position.best_score:
+                position.best_score, position.best_step = metrics["score"], position.step
+                position.evaluations_since_best = 0
+                weights = whole(evaluated_network.state_dict())
+                together(
+                    fabric,
+                    lambda: (
+                        task.save_best(run, weights, metrics) if fabric.is_global_zero else None
+                    ),
+                )
+            else:
+                position.evaluations_since_best += 1
+        task.set_train_mode(state.network)
+        return metrics
+
+    def _save(self, fabric: Fabric, run: RunDirectory, state: TrainingState) -> None:
+        state.position.log_bytes = run.log_bytes()
+        content = state.capture()
+        together(
+            fabric,
+            lambda: (
+                save_checkpoint(
+                    run.checkpoints, state.position.step, content, keep=self.keep_checkpoints
+                )
+                if fabric.is_global_zero
+                else None
+            ),
+        )
 
     def _clip(self, fabric: Fabric, model: Any, optimizer: Any) -> float | None:
         if self.clip_grad is None:
@@ -350,33 +453,40 @@ class Trainer:
         norm = fabric.clip_gradients(
             model, optimizer, max_norm=self.clip_grad, error_if_nonfinite=False
         )
-        return float(norm) if norm is not None else None
-
-    def _finite(self, loss: Tensor, step: int, task: Task, batch: Batch) -> float:
-        value = loss.item()
-        if not math.isfinite(value):
-            ids = task.sample_ids(batch)
-            more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
-            raise NonFiniteLossError(
-                f"the loss is {value} at step {step + 1} on samples {', '.join(ids[:8])}{more}; "
-                "the weights are those before the step. Try a lower learning rate, gradient "
-                "clipping or fp32"
-            )
-        return value
-
-    def _judge(self, metrics: dict[str, float], position: Position) -> bool:
-        """Updates the best score; True when patience is over."""
-        score = metrics["score"]
-        if score > position.best_score:
-            position.best_score = score
-            position.best_step = position.step
-            position.evaluations_since_best = 0
-        else:
-            position.evaluations_since_best += 1
-        return self._out_of_patience(position)
+        return number(norm) if norm is not None else None
 
     def _out_of_patience(self, position: Position) -> bool:
         return self.patience is not None and position.evaluations_since_best >= self.patience
+
+
+def _agree(
+    fabric: Fabric,
+    task: Task,
+    state: TrainingState,
+    losses: list[Tensor],
+    indices: list[Tensor],
+    wants_to_stop: bool,
+) -> tuple[float, bool]:
+    """Mean loss over the processes, and whether any of them was told to stop."""
+    values = torch.stack(losses).tolist()  # the step's one wait for the device
+    bad = [i for i, value in enumerate(values) if not math.isfinite(value)]
+    mine = [0.0 if bad else math.fsum(values), float(len(bad)), float(wants_to_stop)]
+    loss, num_bad, num_stopping = sum_over_processes(fabric, mine)
+    if num_bad:
+        found = [(values[i], task.sample_ids(indices[i])) for i in bad]
+        everywhere = [pair for part in gather(fabric, found) for pair in part]
+        ids = [name for _, names in everywhere for name in names]
+        more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+        raise NonFiniteLossError(
+            f"the loss is {everywhere[0][0]} at step {state.position.step + 1} on samples "
+            f"{', '.join(ids[:8])}{more}; the weights are those before the step. Try a lower "
+            "learning rate, gradient clipping or fp32"
+        )
+    return loss / fabric.world_size, num_stopping > 0
+
+
+def _merged(parts: list[dict[str, str]]) -> dict[str, str]:
+    return {key: value for part in parts for key, value in part.items()}
 
 
 class _Meter:
@@ -407,6 +517,16 @@ def _crosses(step: int, interval: float) -> bool:
 
 
 @contextmanager
+def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """Collects SIGTERM, SIGUSR1 and Ctrl-C instead of dying of them; a second Ctrl-C does stop."""
     received: list[int] = []
@@ -424,23 +544,3 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    return {
-        "wavevit": wavevit.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "timm": timm.__version__,
-        "lightning_fabric": lightning_fabric.__version__,
-    }
-
-
-def _scaler_state(fabric: Fabric) -> dict[str, Any]:
-    state: dict[str, Any] = fabric.strategy.precision.state_dict()
-    return state
-
-
-def _load_scaler_state(fabric: Fabric, state: dict[str, Any]) -> None:
-    fabric.strategy.precision.load_state_dict(state)

@@ -13,8 +13,9 @@ from wavevit.pictures.grids import draw_predictions, draw_samples
 from wavevit.pictures.style import write_atomically
 from wavevit.training.classification import ClassificationTask
 from wavevit.training.examples import choose_examples
-from wavevit.training.loop import Outcome, versions
+from wavevit.training.loop import Outcome
 from wavevit.training.run_directory import RunDirectory
+from wavevit.training.state import versions
 
 _SAMPLES = 32
 
@@ -34,7 +35,7 @@ def write_samples(run: RunDirectory, task: ClassificationTask) -> None:
         stop=1,
         repeats=task.augment.repeats,
     )
-    view = TrainView(task.train_set, task.train_transform)
+    view = TrainView(task.train_set, task.train_transform, task.label_maps)
     samples = [view[request] for request in next(iter(sampler))]
     draw_samples(
         torch.stack([sample.image for sample in samples]),

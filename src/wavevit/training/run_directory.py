@@ -11,8 +11,20 @@ from torch.utils.tensorboard import SummaryWriter
 
 from wavevit.training.checkpoint import list_checkpoints
 
-# Settings that may differ when a run is resumed: they do not change what is computed.
-_FREE_SETTINGS = frozenset({"data.num_workers", "trainer.log_every", "trainer.keep_checkpoints"})
+# Settings that may differ when a run is resumed: they do not change what is computed, or only how
+# the images of a step are dealt out, whose number is compared by itself.
+_FREE_SETTINGS = frozenset(
+    {
+        "data.num_workers",
+        "data.batch_size",
+        "trainer.accumulate",
+        "trainer.images_per_step",
+        "trainer.strategy",
+        "trainer.timeout_s",
+        "trainer.log_every",
+        "trainer.keep_checkpoints",
+    }
+)
 
 
 def plain(value: Any) -> Any:
@@ -35,17 +47,24 @@ class RunDirectory:
         path: The directory; made if missing.
         config: Resolved settings, flat: ``"optim.lr"`` to a value.
         resume: Takes a directory that holds a run.
+        writes: False for all processes of a run but one: they only read.
 
     Raises:
         FileExistsError: A fresh run would overwrite another.
         OSError: The directory cannot be written.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, path: Path, config: dict[str, Any], *, resume: bool, writes: bool = True
+    ) -> None:
         self.path = path
         self.config = config
         self.checkpoints = path / "checkpoints"
         self.log_file = path / "log.jsonl"
+        self.writes = writes
+        self._events: SummaryWriter | None = None
+        if not writes:
+            return
         if path.exists() and not path.is_dir():
             raise FileExistsError(f"the output {path} is a file; name a directory")
         if not resume and (self.log_file.exists() or self.checkpoints.exists()):
@@ -56,7 +75,6 @@ class RunDirectory:
         probe = path / ".writable"
         probe.touch()
         probe.unlink()
-        self._events: SummaryWriter | None = None
 
     def write_config(self, resolved: dict[str, Any]) -> None:
         """Writes ``config.yaml``, a recipe that repeats this run.
@@ -98,6 +116,8 @@ class RunDirectory:
             log_bytes: Length to cut the log to.
             purge_step: TensorBoard hides events of later steps.
         """
+        if not self.writes:
+            return
         if self.log_file.exists() and self.log_file.stat().st_size > log_bytes:
             os.truncate(self.log_file, log_bytes)
         self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step or None)
@@ -108,6 +128,8 @@ class RunDirectory:
         Args:
             row: Plain values, with "kind" and "step".
         """
+        if not self.writes:
+            return
         with open(self.log_file, "a", encoding="utf-8") as file:
             # JSON has no infinity: an overflowing gradient norm of fp16 is null.
             finite = {

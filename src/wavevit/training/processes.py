@@ -1,0 +1,284 @@
+"""The processes of a run: how they find each other, what they agree on, how they fail together.
+
+torchrun or SLURM starts the processes and tells each its place in the environment; Fabric reads
+it. One process without either is a run of one.
+"""
+
+import inspect
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from timm.layers import convert_sync_batchnorm
+from timm.utils.distributed import distribute_bn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from wavevit.layers.sync_batch_norm import convert_sync_batch_norm
+from wavevit.training.sharding import shard
+
+Precision = Literal["fp32", "bf16", "fp16", "bf16-true", "fp64"]
+BatchNormStatistics = Literal["local", "sync", "broadcast", "reduce"]
+
+_FABRIC_PRECISION: dict[str, Any] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+    "bf16-true": "bf16-true",
+    "fp64": "64-true",
+}
+# What gloo, NCCL and the store say when a process they wait for has gone or does not answer.
+_LOST = re.compile(
+    r"gloo|nccl|connection (?:was |is )?(?:closed|reset|refused)|broken pipe|socket|timed? ?out",
+    re.IGNORECASE,
+)
+
+T = TypeVar("T")
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run has ended or does not answer."""
+
+    is_breakdown = True  # how the command line knows it
+
+
+class EchoedError(ValueError):
+    """Another process has failed and says why; this one has nothing to add."""
+
+    is_echo = True
+
+
+def launch_fabric(
+    *, precision: Precision, accelerator: str, strategy: Literal["ddp", "fsdp"], timeout_s: float
+) -> Fabric:
+    """Joins the processes of the run, as torchrun's or SLURM's environment describes them.
+
+    Args:
+        precision: Number format of training.
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        strategy: How several processes share the work; one process needs neither.
+        timeout_s: Longest wait for another process, seconds.
+
+    Raises:
+        ValueError: No such device, or settings that do not go together.
+        LostProcessError: The others did not come.
+    """
+    devices, num_nodes = _launched()
+    several = devices * num_nodes > 1
+    if several and strategy == "fsdp" and precision in ("fp16", "fp64"):
+        raise ValueError(
+            f"trainer.strategy fsdp works with fp32, bf16 and bf16-true, not with {precision}; "
+            "choose one of them, or ddp"
+        )
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=_strategy(strategy, devices * num_nodes, timeout_s) if several else "auto",
+            precision=_FABRIC_PRECISION[precision],
+        )
+        with lost_processes_explained():
+            fabric.launch()
+    except RuntimeError as error:  # Fabric's MisconfigurationException is one
+        if isinstance(error, LostProcessError):
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"trainer.accelerator {accelerator!r}: {reason}") from error
+    return fabric
+
+
+def emulates(precision: Precision, device: torch.device) -> bool:
+    """Whether the device has no instructions for that format, so that it is tens of times slower.
+
+    Args:
+        precision: Number format of training.
+        device: Of the run.
+    """
+    if device.type != "cpu" or not precision.startswith("bf16"):
+        return False
+    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _launched() -> tuple[int, int]:
+    """Processes per machine and machines, as the launcher says."""
+    if TorchElasticEnvironment.detect():
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    if SLURMEnvironment.detect():
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+    return 1, 1
+
+
+def _strategy(name: Literal["ddp", "fsdp"], world_size: int, timeout_s: float) -> Strategy:
+    timeout = timedelta(seconds=timeout_s)
+    if name == "ddp":
+        # BatchNorm statistics are exchanged where the run's own setting says, not at each forward.
+        known = inspect.signature(DistributedDataParallel).parameters
+        old, new = "broadcast_buffers", "forward_sync_buffers"  # renamed after torch 2.11
+        # A depthwise kernel's gradient counts its axis of length 1 another way: the same memory.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        return DDPStrategy(
+            timeout=timeout,
+            gradient_as_bucket_view=True,
+            **{new if new in known else old: False},
+        )
+    return ModelParallelStrategy(
+        lambda network, mesh: shard(network, mesh["data_parallel"]),
+        data_parallel_size=world_size,
+        tensor_parallel_size=1,
+        timeout=timeout,
+    )
+
+
+def leave() -> None:
+    """Ends this process's part in the group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def lost_processes_explained() -> Iterator[None]:
+    """Inside, what the collectives raise when a process has gone comes as `LostProcessError`.
+
+    Raises:
+        LostProcessError: Another process has ended or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        # Our own kinds of RuntimeError may speak of anything, such as a file named "socket".
+        is_lost = type(error) is RuntimeError and _LOST.search(text)
+        if not (is_lost or isinstance(error, dist.DistError)) or not _was_launched():
+            raise
+        raise LostProcessError(
+            f"another process of this run has ended or does not answer ({text[:160]})"
+        ) from error
+
+
+def _was_launched() -> bool:
+    devices, num_nodes = _launched()
+    return devices * num_nodes > 1
+
+
+def gather(fabric: Fabric, value: T) -> list[T]:
+    """The value of every process, in the order of ranks, on every process.
+
+    Args:
+        fabric: The processes.
+        value: Can be pickled.
+    """
+    if fabric.world_size == 1:
+        return [value]
+    gathered: list[Any] = [None] * fabric.world_size
+    with lost_processes_explained():
+        dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def together(fabric: Fabric, work: Callable[[], T]) -> T:
+    """Does work on every process; if it fails on any of them, every process raises.
+
+    The first process that failed raises its own error, with the other reasons in its words; the
+    rest raise `EchoedError`, so that one line reaches the user and nobody waits for a process
+    that has gone.
+
+    Args:
+        fabric: The processes.
+        work: What to do; it must not contain anything that waits for other processes.
+
+    Returns:
+        What the work gave on this process.
+
+    Raises:
+        ValueError: The work failed with ValueError or OSError on some process.
+    """
+    if fabric.world_size == 1:
+        return work()
+    failure: ValueError | OSError | None = None
+    result: Any = None
+    try:
+        result = work()
+    except (ValueError, OSError) as error:
+        failure = error
+    reasons = gather(fabric, None if failure is None else str(failure))
+    if all(reason is None for reason in reasons):
+        return result
+    first = next(rank for rank, reason in enumerate(reasons) if reason is not None)
+    if fabric.global_rank != first:
+        raise EchoedError(f"process {first}: {reasons[first]}")
+    assert failure is not None
+    others = {reason for reason in reasons if reason is not None} - {reasons[first]}
+    if others:
+        more = "; ".join(sorted(others))
+        raise ValueError(f"{failure} (other processes: {more})") from failure
+    raise failure
+
+
+def sum_over_processes(fabric: Fabric, values: list[float]) -> list[float]:
+    """The sums over all processes.
+
+    Args:
+        fabric: The processes.
+        values: Of this process.
+    """
+    if fabric.world_size == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64, device=fabric.device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with BatchNorms that take their statistics over all processes.
+
+    Args:
+        network: Changed in place.
+        device: Where it will run.
+    """
+    if device.type == "cuda":  # torch's fused kernels, timm's handling of its own layers
+        synchronised: nn.Module = convert_sync_batchnorm(network)
+        return synchronised
+    return convert_sync_batch_norm(network)
+
+
+@contextmanager
+def shared_statistics(
+    fabric: Fabric, network: nn.Module, statistics: BatchNormStatistics
+) -> Iterator[None]:
+    """Inside, BatchNorm's running statistics are the same on every process.
+
+    Args:
+        fabric: The processes.
+        network: To be evaluated or saved.
+        statistics: "broadcast" puts those of process 0 in the place of all, "reduce" their mean;
+            "local" does as "broadcast" but gives each process its own back afterwards. "sync"
+            statistics are the same anyhow.
+
+    Yields:
+        Nothing.
+    """
+    if fabric.world_size == 1 or statistics == "sync":
+        yield
+        return
+    own = {
+        name: buffer.clone()
+        for name, buffer in network.named_buffers()
+        if statistics == "local" and buffer.is_floating_point()
+    }
+    distribute_bn(network, fabric.world_size, reduce=statistics == "reduce")
+    yield
+    for name, buffer in network.named_buffers():
+        if name in own:
+            buffer.copy_(own[name])
