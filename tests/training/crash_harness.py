@@ -1,18 +1,19 @@
-"""Runs training in forked processes and breaks it at chosen points; imported once, forked often.
+"""Runs commands in forked processes and breaks them at chosen points; imported once, forked often.
 
 Usage: python crash_harness.py, with scenarios as JSON lines on stdin: ``{"name", "arguments",
 "processes", "starts"}``. A start is a list of breaks ``[rank, kind, step]``; every start of a
-scenario goes on with what the one before left. One JSON line answers each scenario: per start
-and process the exit code and what it wrote to stderr, and the seconds that the start took.
+training goes on with what the one before left. One JSON line answers each scenario: per start and
+process the exit code and what it wrote to stderr, and the seconds that the start took. Processes
+of a run find each other as torchrun would have told them.
 
-Processes of a run find each other as torchrun would have told them. Kinds of break, around the
-step-th optimizer step of that start: "kill_before_step", "kill_after_step" end the process without
-warning, "term", "interrupt" send SIGTERM and SIGINT, "freeze" stops the process without ending it;
-around the step-th checkpoint: "kill_in_checkpoint" between writing and renaming,
-"kill_after_rename" right behind it, "full_disk" lets no file grow beyond some kilobytes, "vanish"
-removes the folder of checkpoints before; "nan" puts NaN into the step-th batch, "kill_worker" ends
-the loader's worker processes at the step-th batch; "truncate" and "flip" damage the newest
-checkpoint before the start; "kill_after_s" ends the process after so many seconds.
+Kinds of break, around the step-th optimizer step of that start: "kill_before_step",
+"kill_after_step" end the process without warning, "term", "interrupt" send SIGTERM and SIGINT,
+"freeze" stops the process without ending it; around the step-th checkpoint: "kill_in_checkpoint"
+between writing and renaming, "kill_after_rename" right behind it, "full_disk" lets no file grow
+beyond some kilobytes, "vanish" removes the folder of checkpoints before; "nan" puts NaN into the
+step-th batch, "kill_worker" ends the loader's worker processes at the step-th batch,
+"kill_worker_in_evaluate" those of the command; "truncate" and "flip" damage the newest checkpoint
+before the start; "kill_after_s" ends the process after so many seconds.
 """
 
 import itertools
@@ -33,6 +34,7 @@ from typing import Any
 import torch
 import torch.multiprocessing
 
+import wavevit.cli.inference
 import wavevit.cli.train_classification  # what a run imports: once, before the forks
 import wavevit.training.checkpoint
 import wavevit.training.classification
@@ -121,6 +123,9 @@ def break_at(kind: str, step: float, output: Path) -> None:
         "vanish": lambda: at_checkpoint(lambda: shutil.rmtree(output / "checkpoints")),
         "nan": lambda: at_batch(after=spoil),
         "kill_worker": lambda: at_batch(after=lambda _: kill_workers()),
+        "kill_worker_in_evaluate": lambda: count_calls(
+            wavevit.cli.inference.Classifier, "logits", int(step), before=lambda *_: kill_workers()
+        ),
         "kill_after_s": lambda: threading.Timer(step, kill).start(),
     }
     arm[kind]()
@@ -185,7 +190,7 @@ def start(scenario: dict[str, Any], breaks: list[list[Any]]) -> dict[str, Any]:
         for broken_rank, kind, step in breaks:
             if broken_rank == rank and kind not in ("truncate", "flip"):
                 break_at(kind, step, output)
-        return main([*words, "--resume"])
+        return main([*words, "--resume"] if words[0] == "train" else words)
 
     said = [output.parent / f"{output.name}-stderr-{rank}" for rank in range(processes)]
     children = []

@@ -46,8 +46,8 @@ def evaluate(
 
     Args:
         checkpoint: Model file, or run directory with a best.safetensors.
-        data: Folder (val/ with class folders, or class folders), CSV file, or "shapes" for the
-            built-in generated set.
+        data: Folder (val/ with class folders, or class folders), CSV file, folder or URL of tar
+            shards, or "shapes" for the built-in generated set.
         split: Part of the data to measure on.
         batch_size: Images per forward pass.
         num_workers: Processes that decode images; 0 decodes in the main process.

@@ -47,9 +47,12 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except RuntimeError as error:
-        if not getattr(error, "is_breakdown", False):
+        breakdown = _breakdown(error)
+        if breakdown is None:
             raise
-        _say(error)
+        if show_traceback:
+            traceback.print_exc()
+        _say(breakdown)
         return EXIT_BROKEN
     except (ValueError, OSError) as error:
         if show_traceback:
@@ -57,6 +60,17 @@ def main(argv: list[str] | None = None) -> int:
         if not getattr(error, "is_echo", False):  # another process of the run says it
             _say(error)
         return EXIT_USAGE
+
+
+def _breakdown(error: RuntimeError) -> RuntimeError | None:
+    """The error as one line for the user, if a process died; None for a fault of ours."""
+    if getattr(error, "is_breakdown", False):
+        return error
+    if "wavevit.data.loader" not in sys.modules:
+        return None
+    from wavevit.data.loader import worker_failure
+
+    return worker_failure(error)  # torch raises it wherever the main process is
 
 
 def _say(error: Exception) -> None:

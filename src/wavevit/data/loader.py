@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -308,14 +309,40 @@ def strict(batches: "DataLoader[Sample | dict[str, str]]") -> Iterator[Batch]:
         ValueError: An image cannot be read: evaluation does not skip.
         LoaderError: A worker process died.
     """
-    with worker_failures_explained():
-        for batch in batches:
-            if not isinstance(batch, Batch):
-                reason = next(iter(batch.values()))
-                raise ValueError(
-                    f"evaluation does not skip images, and one cannot be read: {reason}"
-                )
-            yield batch
+    for batch in received(batches):
+        if not isinstance(batch, Batch):
+            reason = next(iter(batch.values()))
+            raise ValueError(f"evaluation does not skip images, and one cannot be read: {reason}")
+        yield batch
+
+
+def received(loader: DataLoader[Any]) -> Iterator[Any]:
+    """What a loader gives, with failures of its worker processes told from those of the data.
+
+    Args:
+        loader: Any.
+
+    Yields:
+        Its batches.
+
+    Raises:
+        LoaderError: A worker process died, or gave nothing for too long.
+    """
+    batches = iter(loader)
+    while True:
+        try:
+            with worker_failures_explained():
+                batch = next(batches)
+        except StopIteration:
+            return
+        except (OSError, EOFError) as error:
+            # The shared memory of a process that has gone cannot be fetched. What a data set
+            # raises in a worker says where it comes from.
+            if not loader.num_workers or "DataLoader worker process" in str(error):
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise _loader_error(f"its batch is lost ({reason})") from error
+        yield batch
 
 
 @contextmanager
@@ -331,13 +358,29 @@ def worker_failures_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = " ".join(str(error).split())
-        if not _WORKER_FAILURE.match(text):
+        failure = worker_failure(error)
+        if failure is None:
             raise
-        raise LoaderError(
-            f"a process that loads images has failed: {text}. Memory may have run out (fewer "
-            "data.num_workers need less)"
-        ) from error
+        raise failure from error
+
+
+def worker_failure(error: RuntimeError) -> LoaderError | None:
+    """What an error says if it is torch's about a loader's worker process, else None.
+
+    Args:
+        error: Any.
+    """
+    text = " ".join(str(error).split())
+    if not _WORKER_FAILURE.match(text):
+        return None
+    return _loader_error(text)
+
+
+def _loader_error(text: str) -> LoaderError:
+    return LoaderError(
+        f"a process that loads images has failed: {text}. Memory may have run out (fewer workers "
+        "need less)"
+    )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image: Loaded image; its `info` and, for TIFF, its tags are consulted.
 
     Returns:
-        RGB image of the same size.
+        RGB image of the same size; where `image` is RGB already, it may share the pixels.
 
     Raises:
         ValueError: If Pillow has no conversion for the mode.
@@ -38,6 +38,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _lab_to_rgb(image)
     if image.has_transparency_data:
         return _on_white(image.convert("RGBA"))
+    if image.mode == "RGB" and not image.readonly:
+        # As Pillow's own methods make results; `convert` would copy every pixel once more.
+        return image._new(image.im)
     return image.convert("RGB")
 
 

@@ -18,9 +18,9 @@ from wavevit.data.loader import (
     Batch,
     LabelMapCrops,
     eval_loader,
+    received,
     strict,
     train_loader,
-    worker_failures_explained,
 )
 from wavevit.data.samplers import TrainSampler
 from wavevit.data.shards import ShardDataset
@@ -158,10 +158,9 @@ class ClassificationTask:
             num_processes=step,
             timeout_s=timeout_s,
         )
-        with worker_failures_explained():
-            for number, batch in enumerate(loader):
-                if not isinstance(batch, Batch):
-                    mine[first + number * step] = batch
+        for number, batch in enumerate(received(loader)):
+            if not isinstance(batch, Batch):
+                mine[first + number * step] = batch
         parts = gather(fabric, mine)
         found = {index: reason for part in parts for index, reason in part.items()}
         if not found:
@@ -226,7 +225,7 @@ class ClassificationTask:
             rank=fabric.global_rank,
             num_processes=fabric.world_size,
         )
-        for batch in train_loader(
+        loader = train_loader(
             self.train_set,
             self.train_transform,
             sampler,
@@ -234,7 +233,8 @@ class ClassificationTask:
             pin_memory=fabric.device.type == "cuda",
             label_maps=self.label_maps,
             timeout_s=timeout_s,
-        ):
+        )
+        for batch in received(loader):
             yield batch.to(fabric.device)
 
     def loss(self, fabric: Fabric, model: nn.Module, batch: Batch) -> Tensor:

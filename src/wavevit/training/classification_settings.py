@@ -18,8 +18,8 @@ class ClassificationData:
     """The images and how they are batched.
 
     Args:
-        path: Folder (``train/`` and ``val/``, or class folders), CSV file, or "shapes" for the
-            built-in generated set.
+        path: Folder (``train/`` and ``val/``, or class folders), CSV file, folder or URL of tar
+            shards (``wavevit shard``), or "shapes" for the built-in generated set.
         val_fraction: Share of each class held out for validation when the data has no split.
         split_seed: Seed of that split.
         image_size: Rows and columns of the network's input, pixels.

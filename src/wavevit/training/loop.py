@@ -1,6 +1,5 @@
 """The training loop, shared by all tasks; steps are its only clock."""
 
-import logging
 import math
 import signal
 import time
@@ -194,7 +193,6 @@ class Trainer:
             ValueError: No such device, or settings that do not go together.
             LostProcessError: The others did not come.
         """
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not its AMP banner
         return launch_fabric(
             precision=self.precision,
             accelerator=self.accelerator,

@@ -5,6 +5,7 @@ it. One process without either is a run of one.
 """
 
 import inspect
+import logging
 import os
 import re
 import warnings
@@ -72,6 +73,7 @@ def launch_fabric(
         ValueError: No such device, or settings that do not go together.
         LostProcessError: The others did not come.
     """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not its banners
     devices, num_nodes = _launched()
     several = devices * num_nodes > 1
     if several and strategy == "fsdp" and precision in ("fp16", "fp64"):
