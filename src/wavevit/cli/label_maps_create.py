@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from wavevit.data.transforms import Transform
 
 SETTINGS = "create-settings.json"
-UNREADABLE = "unreadable.txt"
 PICTURE = "label-maps.png"
 
 _EXAMPLES = 8
@@ -267,7 +266,7 @@ def _work(job: "Job", oracle: "Oracle", class_names: list[str], num_workers: int
 
 
 def _finish(job: "Job", oracle: "Oracle", class_names: list[str]) -> None:
-    from wavevit.data.label_maps import write_index
+    from wavevit.data.label_maps import UNREADABLE_NAME, write_index
 
     rows, columns = oracle.image_size
     write_index(
@@ -280,7 +279,7 @@ def _finish(job: "Job", oracle: "Oracle", class_names: list[str]) -> None:
         ),
         num_shards=job.num_shards,
     )
-    listing = job.folder / UNREADABLE
+    listing = job.folder / UNREADABLE_NAME
     if job.unreadable:
         lines = [f"{job.dataset.sample_id(i)}\t{job.unreadable[i]}" for i in sorted(job.unreadable)]
         _write_text(listing, "\n".join(lines) + "\n")
@@ -321,13 +320,15 @@ def _draw(job: "Job", oracle: "Oracle", class_names: list[str]) -> None:
 
 
 def _report_unreadable(job: "Job") -> int:
+    from wavevit.data.label_maps import UNREADABLE_NAME
+
     if not job.unreadable:
         return 0
     sys.stderr.write(
         f"wavevit: {len(job.unreadable):,} of {len(job.dataset):,} images cannot be read and have "
         f"no label map, such as {job.dataset.sample_id(min(job.unreadable))!r}; all are listed in "
-        f"{job.folder / UNREADABLE}: remove them from the data before training, or replace them "
-        "and run this again with --resume\n"
+        f"{job.folder / UNREADABLE_NAME}: remove them from the data before training, or replace "
+        "them and run this again with --resume\n"
     )
     return 1
 

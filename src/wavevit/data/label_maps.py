@@ -58,6 +58,8 @@ _EXPECTED = (
     "with the official files <class>/<image>.pt"
 )
 _NAMES_SHOWN = 3
+UNREADABLE_NAME = "unreadable.txt"
+"""List of the images that `wavevit label-maps create` could not read, in its folder."""
 
 
 class LabelMaps(Protocol):
@@ -242,10 +244,14 @@ def _missing_message(
     if len(missing) > _NAMES_SHOWN:
         names += ", ..."
     example = f" (it has maps such as {there[0]!r})" if len(missing) == len(wanted) else ""
+    advice = (
+        "name the folder of this data set's maps, or make them with `wavevit label-maps create`"
+    )
+    if (path / UNREADABLE_NAME).exists():
+        advice = f"images that could not be read stand in its {UNREADABLE_NAME}: remove those"
     return (
         f"{len(missing):,} of {len(wanted):,} training images have no label map in {path}: {names}"
-        f"{example}; name the folder of this data set's maps, or make them with "
-        "`wavevit label-maps create`"
+        f"{example}; {advice}"
     )
 
 
