@@ -27,6 +27,7 @@ ONLY_IN = {
     "jsonargparse": {"cli"},
     "matplotlib": {"pictures"},
     "rich": {"cli"},
+    "fsspec": {"data"},
     "triton": set(),
 }
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
 
 from wavevit.data.classification import open_classification
 from wavevit.data.loader import TrainView, eval_loader, seeded, strict, train_loader
@@ -130,6 +131,15 @@ def test_posterize_to_zero_bits_is_black_as_it_always_was() -> None:
             break
     else:
         pytest.fail("the policy has no posterize")
+
+
+def test_a_training_image_becomes_the_tensor_that_torchvision_makes_of_it() -> None:
+    """To the bit, for every level in every channel: one step does the work of two of theirs."""
+    levels = np.arange(32 * 32 * 3).astype(np.uint8).reshape(32, 32, 3)
+    image = Image.fromarray(levels)
+    last = augmentation(rand_augment=None).transforms[-2]
+    steps = [transforms.ToTensor(), transforms.Normalize(**NORMAL)]
+    assert torch.equal(last(image), transforms.Compose(steps)(image))
 
 
 def test_a_very_long_image_is_prepared_without_enlarging_its_ends() -> None:

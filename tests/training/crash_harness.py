@@ -4,7 +4,8 @@ Usage: python crash_harness.py, with scenarios as JSON lines on stdin: ``{"name"
 "processes", "starts"}``. A start is a list of breaks ``[rank, kind, step]``; every start of a
 training goes on with what the one before left. One JSON line answers each scenario: per start and
 process the exit code and what it wrote to stderr, and the seconds that the start took. Processes
-of a run find each other as torchrun would have told them.
+of a run find each other as torchrun would have told them. Pictures, half of a short run's time, are
+drawn only where the scenario has ``"pictures": true``.
 
 Kinds of break, around the step-th optimizer step of that start: "kill_before_step",
 "kill_after_step" end the process without warning, "term", "interrupt" send SIGTERM and SIGINT,
@@ -177,6 +178,9 @@ def start(scenario: dict[str, Any], breaks: list[list[Any]]) -> dict[str, Any]:
 
     def work(rank: int) -> int:
         torch.set_num_threads(1)
+        if not scenario.get("pictures"):
+            for name in ("write_samples", "write_pictures"):
+                setattr(wavevit.training.report, name, lambda *_: None)
         if processes > 1:
             os.environ |= {
                 "TORCHELASTIC_RUN_ID": "test",

@@ -60,6 +60,7 @@ def runs(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         scenarios[name] = {
             "arguments": [*arguments, "--data", str(image_folder)],
             "starts": [*([[0, kind, step]] for kind, step in breaks), []],
+            "pictures": name == "several in turn",
         }
     return run_all(scenarios, tmp_path_factory.mktemp("runs"))
 

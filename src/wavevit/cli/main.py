@@ -66,9 +66,9 @@ def _breakdown(error: RuntimeError) -> RuntimeError | None:
     """The error as one line for the user, if a process died; None for a fault of ours."""
     if getattr(error, "is_breakdown", False):
         return error
-    if "wavevit.data.loader" not in sys.modules:
+    if "wavevit.data.worker_failures" not in sys.modules:
         return None
-    from wavevit.data.loader import worker_failure
+    from wavevit.data.worker_failures import worker_failure
 
     return worker_failure(error)  # torch raises it wherever the main process is
 

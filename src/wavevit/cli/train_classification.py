@@ -115,7 +115,7 @@ def run(options: Namespace) -> int:
     import sys
 
     from wavevit.cli.progress import Silence, TrainingProgress
-    from wavevit.data.loader import LoaderError
+    from wavevit.data.worker_failures import LoaderError
     from wavevit.training.loop import NonFiniteLossError, Trainer
     from wavevit.training.processes import LostProcessError, leave, lost_processes_explained
 

@@ -1,12 +1,10 @@
 """From a data set to batches of tensors, with unreadable files accounted for."""
 
 import random
-import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +18,9 @@ from wavevit.data.label_maps import LabelMaps
 from wavevit.data.samplers import EvalSampler, SampleRequest, TrainSampler
 from wavevit.data.token_labels import TokenLogits, crop_label_map
 from wavevit.data.transforms import TracedTransform, Transform
+from wavevit.data.worker_failures import received
 
 MAX_REPLACEMENTS = 100
-# What torch says when a worker process has died or does not answer.
-_WORKER_FAILURE = re.compile(r"DataLoader worker .*|DataLoader timed out.*|Pin memory thread .*")
-
-
-class LoaderError(RuntimeError):
-    """A loader's worker process died, or gave nothing for too long."""
-
-    is_breakdown = True  # how the command line knows it
 
 
 @dataclass
@@ -314,73 +305,6 @@ def strict(batches: "DataLoader[Sample | dict[str, str]]") -> Iterator[Batch]:
             reason = next(iter(batch.values()))
             raise ValueError(f"evaluation does not skip images, and one cannot be read: {reason}")
         yield batch
-
-
-def received(loader: DataLoader[Any]) -> Iterator[Any]:
-    """What a loader gives, with failures of its worker processes told from those of the data.
-
-    Args:
-        loader: Any.
-
-    Yields:
-        Its batches.
-
-    Raises:
-        LoaderError: A worker process died, or gave nothing for too long.
-    """
-    batches = iter(loader)
-    while True:
-        try:
-            with worker_failures_explained():
-                batch = next(batches)
-        except StopIteration:
-            return
-        except (OSError, EOFError) as error:
-            # The shared memory of a process that has gone cannot be fetched. What a data set
-            # raises in a worker says where it comes from.
-            if not loader.num_workers or "DataLoader worker process" in str(error):
-                raise
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise _loader_error(f"its batch is lost ({reason})") from error
-        yield batch
-
-
-@contextmanager
-def worker_failures_explained() -> Iterator[None]:
-    """Inside, what torch raises for a dead or silent worker process comes as `LoaderError`.
-
-    torch notices a death by a signal and may raise anywhere, so whoever works with a loader's
-    batches is best inside as well.
-
-    Raises:
-        LoaderError: A worker process died, or gave nothing for too long.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        failure = worker_failure(error)
-        if failure is None:
-            raise
-        raise failure from error
-
-
-def worker_failure(error: RuntimeError) -> LoaderError | None:
-    """What an error says if it is torch's about a loader's worker process, else None.
-
-    Args:
-        error: Any.
-    """
-    text = " ".join(str(error).split())
-    if not _WORKER_FAILURE.match(text):
-        return None
-    return _loader_error(text)
-
-
-def _loader_error(text: str) -> LoaderError:
-    return LoaderError(
-        f"a process that loads images has failed: {text}. Memory may have run out (fewer workers "
-        "need less)"
-    )
 
 
 @contextmanager

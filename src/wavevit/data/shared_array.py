@@ -29,15 +29,18 @@ class SharedArray(Generic[T]):
         # Bytes, because torch does not know every type of number that numpy has.
         flat = np.require(array, requirements=["C", "W"])
         self._bytes = torch.from_numpy(flat.view(np.uint8))
+        self._view: NDArray[T] | None = None
 
     def __len__(self) -> int:
-        return len(self._bytes) // self._dtype.itemsize
+        return len(self.array)
 
     @property
     def array(self) -> NDArray[T]:
         """(N,) a view of the memory; it stays valid as long as it is held."""
-        view: NDArray[T] = self._bytes.numpy().view(self._dtype)
-        return view
+        if self._view is None:
+            # Kept, as several are looked at for every image, and torch takes its time.
+            self._view = self._bytes.numpy().view(self._dtype)
+        return self._view
 
     def __reduce__(self) -> tuple[Any, ...]:
         if get_spawning_popen() is None:
@@ -45,10 +48,11 @@ class SharedArray(Generic[T]):
         if not self._bytes.is_shared():
             # A new tensor: moving the old one would pull the memory from under views of it.
             self._bytes = self._bytes.clone().share_memory_()
+            self._view = None
         return _from_bytes, (self._bytes, self._dtype)
 
 
 def _from_bytes(tensor: Tensor, dtype: np.dtype[T]) -> SharedArray[T]:
     result: SharedArray[T] = SharedArray(np.empty(0, dtype))
-    result._bytes = tensor
+    result._bytes, result._view = tensor, None
     return result

@@ -4,14 +4,17 @@ An image is a PIL picture in RGB; a transformed one is a float32 tensor ``(3, H,
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from timm.data import create_transform
 from timm.data.auto_augment import posterize as timm_posterize
 from torch import Tensor
-from torchvision.transforms import Compose
+from torchvision.transforms import Compose, Normalize, ToTensor
 
 from wavevit.data.geometry import Trace, View, followed, policy_operations
 
@@ -121,6 +124,7 @@ def train_transform(
             f"{rand_augment!r}"
         ) from error
     _mend_posterize(transform)
+    _join_last_steps(transform)
     return transform
 
 
@@ -157,6 +161,27 @@ class TracedTransform:
             result = step(result)
         H, W = result.shape[-2:]
         return result, self._trace.view((W, H))
+
+
+def _join_last_steps(transform: Transform) -> None:
+    """Makes one step of the two that turn a picture into a normalised tensor."""
+    steps: list[Any] = getattr(transform, "transforms", [])
+    for place, (step, following) in enumerate(itertools.pairwise(steps)):
+        if isinstance(step, ToTensor) and isinstance(following, Normalize):
+            steps[place : place + 2] = [_ToNormalizedTensor(following)]
+            return
+
+
+class _ToNormalizedTensor(Normalize):
+    """torchvision's ``ToTensor`` and then ``Normalize``: the same bits, in half of their time."""
+
+    def __init__(self, step: Normalize) -> None:
+        mean, std = (torch.as_tensor(x, dtype=torch.float32) for x in (step.mean, step.std))
+        super().__init__(mean.view(-1, 1, 1), std.view(-1, 1, 1))
+
+    def forward(self, image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return pixels.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
 
 
 def _mend_posterize(transform: Transform) -> None:

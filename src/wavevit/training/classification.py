@@ -18,13 +18,13 @@ from wavevit.data.loader import (
     Batch,
     LabelMapCrops,
     eval_loader,
-    received,
     strict,
     train_loader,
 )
 from wavevit.data.samplers import TrainSampler
 from wavevit.data.shards import ShardDataset
 from wavevit.data.transforms import TracedTransform, Transform, eval_transform
+from wavevit.data.worker_failures import received
 from wavevit.metrics.classification import ClassificationMetrics, ClassificationResult
 from wavevit.models.card import save_model
 from wavevit.training.classification_settings import (

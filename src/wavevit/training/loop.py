@@ -13,8 +13,9 @@ from lightning_fabric import Fabric
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from wavevit.data.loader import Batch, worker_failures_explained
+from wavevit.data.loader import Batch
 from wavevit.data.samplers import mix_seeds
+from wavevit.data.worker_failures import worker_failures_explained
 from wavevit.training.checkpoint import load_newest_checkpoint, save_checkpoint
 from wavevit.training.optimization import Optimization
 from wavevit.training.processes import (
