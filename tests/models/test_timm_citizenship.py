@@ -363,7 +363,6 @@ def test_pure_bf16_trains() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.slow
 def test_compiles_without_graph_breaks_and_equals_eager() -> None:
     model = build().eval()
     # Tracing is what can break; generating machine code would only take minutes more.

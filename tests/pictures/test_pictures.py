@@ -106,7 +106,6 @@ def test_confusion_shows_right_in_blue_and_wrong_in_red(classes: int, tmp_path: 
     assert min(right.shape[:2]) >= 300
 
 
-@pytest.mark.slow
 def test_every_one_of_a_thousand_classes_has_its_pixel(tmp_path: Path) -> None:
     names = [f"a class with a long name, number {i}" for i in range(1000)]
     draw_confusion(np.eye(1000, dtype=np.int64), names, tmp_path / "c.png")

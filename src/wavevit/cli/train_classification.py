@@ -1,6 +1,7 @@
 """``wavevit train classification``."""
 
 import time
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -150,11 +151,13 @@ def _train(options: Namespace, trainer: Any, fabric: Any, progress: Any) -> int:
 
     optim = Optimization(**options.optim.as_dict())
     task = together(fabric, lambda: _make_task(options))
+    fingerprint = task.fingerprint()
+    together(fabric, _same_data(fabric, fingerprint, options.data.path))
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     output = options.output or Path("runs/classification") / fabric.broadcast(stamp)
     config = {
         "seed": options.seed,
-        "files": task.fingerprint(),
+        "files": fingerprint,
         **_flat({name: options[name].as_dict() for name in _GROUPS}),
     }
     writes = fabric.is_global_zero
@@ -197,6 +200,20 @@ def _train(options: Namespace, trainer: Any, fabric: Any, progress: Any) -> int:
         f"report, pictures and best.safetensors in {output}"
     )
     return 0
+
+
+def _same_data(fabric: Any, fingerprint: str, path: str) -> Callable[[], None]:
+    """Raises on a process that sees other training images than process 0 does."""
+    first = fabric.broadcast(fingerprint)
+
+    def check() -> None:
+        if fingerprint != first:
+            raise ValueError(
+                f"{path} holds other training images on this machine than on that of process 0; "
+                "give every machine the same data"
+            )
+
+    return check
 
 
 def _make_task(options: Namespace) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from timm.layers import convert_sync_batchnorm
 from timm.utils.distributed import distribute_bn
@@ -88,6 +88,7 @@ def launch_fabric(
             num_nodes=num_nodes,
             strategy=_strategy(strategy, devices * num_nodes, timeout_s) if several else "auto",
             precision=_FABRIC_PRECISION[precision],
+            plugins=None if several else LightningEnvironment(),  # no search for a cluster
         )
         with lost_processes_explained():
             fabric.launch()
@@ -112,14 +113,38 @@ def emulates(precision: Precision, device: torch.device) -> bool:
 
 
 def _launched() -> tuple[int, int]:
-    """Processes per machine and machines, as the launcher says."""
+    """Processes per machine and machines, as the launcher says.
+
+    Raises:
+        ValueError: SLURM has several tasks that would not work together.
+    """
     if TorchElasticEnvironment.detect():
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return local, int(os.environ["WORLD_SIZE"]) // local
-    if SLURMEnvironment.detect():
-        nodes = int(os.environ.get("SLURM_NNODES", "1"))
-        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
-    return 1, 1
+    tasks, nodes = (int(os.environ.get(f"SLURM_{name}", "1")) for name in ("NTASKS", "NNODES"))
+    by_srun = "SLURM_STEP_ID" in os.environ
+    job_name = os.environ.get("SLURM_JOB_NAME")
+    is_shell = job_name in ("bash", "interactive")  # which Fabric never takes for a run
+    if tasks == 1 or (is_shell and not by_srun):
+        return 1, 1
+    if not by_srun:
+        raise ValueError(
+            f"SLURM has {tasks} tasks for this job, but srun did not start this command: write "
+            "`srun wavevit ...`, or `srun --ntasks 1 wavevit ...` for one process"
+        )
+    if is_shell:
+        raise ValueError(
+            f"srun started {tasks} processes in a job named {job_name!r}, where each would train "
+            "by itself; give it another name, as in `SLURM_JOB_NAME=wavevit srun ...`"
+        )
+    if tasks % nodes:
+        raise ValueError(
+            f"expected as many processes on every machine, got {tasks} on {nodes} machines; say "
+            "--nodes and --ntasks-per-node"
+        )
+    # Fabric insists on this one, and srun leaves the whole job's in place, or sets none.
+    os.environ["SLURM_NTASKS_PER_NODE"] = str(tasks // nodes)
+    return tasks // nodes, nodes
 
 
 def _strategy(name: Literal["ddp", "fsdp"], world_size: int, timeout_s: float) -> Strategy:
