@@ -2,53 +2,78 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
 
 from wavevit.cli import train_classification
+from wavevit.cli.main import main
 from wavevit.cli.parsing import make_parser, parse
 from wavevit.models.card import create_model
+from wavevit.training.loop import Trainer
+from wavevit.training.optimization import Optimization
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("classification/*.yaml"))
+VARIANTS = ["s", "b", "l"]
+KINDS = ["300e", "token_label_300e", "token_label_384_finetune"]
+
+
+def recipe(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((CONFIGS / f"classification/{name}.yaml").read_text())
+    return content
+
+
+def header(path: Path) -> str:
+    return "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
 
 
 def test_there_are_recipes_for_the_paper_and_for_a_quick_start() -> None:
     names = {path.stem for path in RECIPES}
-    assert {f"imagenet_wavevit_{v}_300e" for v in "sbl"} <= names
+    assert {f"imagenet_wavevit_{v}_{kind}" for v in VARIANTS for kind in KINDS} <= names
+    assert "imagenet_wavevit_s_distill_300e" in names
     assert train_classification.find_recipe(train_classification.QUICK_START).is_file()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_recipe_parses_and_builds_its_model(path: Path) -> None:
+def test_recipe_parses_and_builds_what_it_names(path: Path) -> None:
+    """Its network, with the second head where there are token labels; optimizer and loop."""
     parser = make_parser("wavevit train classification", "train")
     train_classification.add_arguments(parser)
     options = parse(parser, ["--config", str(path)], train_classification.SHORT_NAMES)
     assert options is not None
+    arguments = {**(options.model.args or {})}
+    if options.token_label.maps is not None:
+        arguments["token_label"] = True
     with torch.device("meta"):
-        create_model(options.model.name, **(options.model.args or {}))
+        create_model(options.model.name, **arguments)
+    Optimization(**options.optim.as_dict())
+    Trainer(**options.trainer.as_dict())
+    if options.distill.teacher is not None:
+        assert timm.is_model_pretrained(options.distill.teacher)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_recipe_header_says_source_command_hardware_and_result(path: Path) -> None:
-    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    text = "\n".join(header)
+    text = header(path)
     for field in ("Command:", "Hardware:", "Hours:", "Expected:", "Status:"):
         assert field in text
     assert re.search(r"Status:\s+(measured \d{4}-\d\d-\d\d|not yet run)", text)
     command = re.search(r"Command:\s+(.*)", text)
     assert command is not None
     assert command[1].startswith("wavevit train classification")
+    named = re.search(r"--config (\S+)", command[1])
+    assert named is None or named[1] == path.stem
 
 
-@pytest.mark.parametrize("variant", ["s", "b", "l"])
-def test_imagenet_recipes_hold_the_numbers_of_the_official_one(variant: str) -> None:
-    recipe = yaml.safe_load(
-        (CONFIGS / f"classification/imagenet_wavevit_{variant}_300e.yaml").read_text()
-    )
-    assert recipe["optim"] == {
+@pytest.mark.parametrize("kind", ["300e", "token_label_300e"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_imagenet_recipes_hold_the_numbers_of_the_official_ones(variant: str, kind: str) -> None:
+    content = recipe(f"imagenet_wavevit_{variant}_{kind}")
+    assert content["optim"] == {
         "opt": "adamw",
         "lr": 1e-3,
         "lr_reference_batch": 1024,
@@ -59,10 +84,106 @@ def test_imagenet_recipes_hold_the_numbers_of_the_official_one(variant: str) -> 
         "warmup_lr": 1e-6,
         "min_lr": 1e-5,
     }
-    assert recipe["model"]["drop_path_rate"] == (0.3 if variant == "l" else 0.1)
-    assert recipe["trainer"]["clip_grad"] == (1.0 if variant == "l" else None)
-    assert recipe["data"]["batch_size"] * recipe["trainer"]["accumulate"] == 1024
-    augment = recipe["augment"]
+    assert content["model"]["drop_path_rate"] == (0.3 if variant == "l" else 0.1)
+    assert content["trainer"]["clip_grad"] == (1.0 if variant == "l" else None)
+    assert content["trainer"]["images_per_step"] == 1024
+    assert content["data"]["image_size"] == 224
+    augment = content["augment"]
     assert augment["rand_augment"] == "rand-m9-mstd0.5-inc1"
-    assert (augment["mixup"], augment["cutmix"], augment["repeats"]) == (0.8, 1.0, 3)
-    assert (augment["random_erasing"], augment["label_smoothing"]) == (0.25, 0.1)
+    assert augment["crop_scale"] == [0.08, 1.0]
+    assert augment["crop_ratio"] == pytest.approx([3 / 4, 4 / 3])
+    assert (augment["hflip"], augment["random_erasing"], augment["label_smoothing"]) == (
+        *(0.5, 0.25),
+        0.1,
+    )
+    mixing = (augment["mixup"], augment["cutmix"], augment["repeats"], augment["interpolation"])
+    if kind == "300e":
+        assert mixing == (0.8, 1.0, 3, "bicubic")
+        assert augment["mix_switch_prob"] == 0.5
+        assert "token_label" not in content
+    else:
+        assert mixing == (0, 0, 1, "random")
+        weights = content["token_label"]["cls_weight"], content["token_label"]["token_weight"]
+        assert weights == (1.0, 0.5)
+
+
+PUBLISHED = {
+    "s_300e": 82.7,
+    "s_token_label_300e": 83.9,
+    "b_token_label_300e": 84.8,
+    "l_token_label_300e": 85.5,
+    "s_token_label_384_finetune": 85.0,
+    "b_token_label_384_finetune": 85.6,
+    "l_token_label_384_finetune": 86.3,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_imagenet_recipes_expect_the_published_numbers(name: str) -> None:
+    """In the header and in the table of the documentation."""
+    text = header(CONFIGS / f"classification/imagenet_wavevit_{name}.yaml")
+    expected = re.search(r"Expected:\s+top-1 (\S+) ", text)
+    assert expected is not None
+    assert float(expected[1]) == PUBLISHED[name]
+    page = (CONFIGS.parent / "docs/classification.md").read_text()
+    row = re.search(rf"^\| `imagenet_wavevit_{name}` .*$", page, re.MULTILINE)
+    assert row is not None
+    assert f"{PUBLISHED[name]}" in row[0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fine_tuning_at_384_says_that_its_schedule_is_ours(variant: str) -> None:
+    """It differs from the recipe at 224 in size, weights and schedule alone."""
+    name = f"imagenet_wavevit_{variant}_token_label"
+    ours, before = recipe(f"{name}_384_finetune"), recipe(f"{name}_300e")
+    text = " ".join(header(CONFIGS / f"classification/{name}_384_finetune.yaml").split())
+    assert "no schedule for it. This one is ours" in text
+    assert ours["data"]["image_size"] == 384
+    assert ours["trainer"]["images_per_step"] == ours["optim"]["lr_reference_batch"] == 512
+    assert ours["model"].pop("weights").endswith(".safetensors")
+    for part in ("model", "augment", "token_label"):
+        assert ours[part] == before[part]
+    assert ours["trainer"]["clip_grad"] == before["trainer"]["clip_grad"]
+
+
+def test_distillation_changes_nothing_else() -> None:
+    ours, before = recipe("imagenet_wavevit_s_distill_300e"), recipe("imagenet_wavevit_s_300e")
+    assert ours.pop("distill")["kind"] == "hard"
+    assert ours == before
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/imagenet_*.yaml")), ids=lambda p: p.stem)
+def test_imagenet_recipes_take_the_usual_numbers_of_processes(path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    trainer, batch_size = Trainer(**content["trainer"]), content["data"]["batch_size"]
+    passes = {n: trainer.passes_per_step(batch_size, n) for n in (1, 2, 4, 8)}
+    assert passes == {1: 8, 2: 4, 4: 2, 8: 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "missing"),
+    [
+        ("imagenet_wavevit_s_token_label_300e", [], "token_label.maps names no folder"),
+        ("imagenet_wavevit_s_token_label_384_finetune", [], "model.weights names no file"),
+        (
+            "imagenet_wavevit_s_token_label_384_finetune",
+            ["--model.weights", "w.pth"],
+            "token_label.maps names no folder",
+        ),
+    ],
+)
+def test_a_path_that_was_forgotten_is_an_error(
+    name: str,
+    given: list[str],
+    missing: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Never a silent run without token labels, or from scratch."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").touch()
+    words = ["train", "classification", "--config", name, "--trainer.precision", "fp32", *given]
+    assert main([*words, "--data", "shapes", "--output", "run"]) == 2
+    assert missing in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

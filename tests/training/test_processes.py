@@ -8,6 +8,8 @@ import pytest
 import torch
 from crash_runs import STOPPED, Run, run_all
 
+from wavevit.training.loop import Trainer
+
 # fmt: off
 PLAIN = [
     "train", "classification",
@@ -46,7 +48,6 @@ SCENARIOS = {
         processes=2,
     ),
     "two passes": scenario(WAVE_VIT, "--trainer.accumulate", "2"),
-    "two passes by images": scenario(WAVE_VIT, "--trainer.images-per-step", "8"),
     "two processes, local": scenario(WAVE_VIT, "--trainer.batch-norm", "local", processes=2),
     "two processes, reduce": scenario(WAVE_VIT, "--trainer.batch-norm", "reduce", processes=2),
     "two passes, no BatchNorm": scenario(WITHOUT_BATCH_NORM, *EVERYTHING, "--trainer.accumulate=2"),
@@ -111,8 +112,12 @@ def test_three_processes_equal_one(runs: dict[str, Run]) -> None:
     assert_same(one, three, atol=1e-9, parts=("model", "ema", "optimizer"))
 
 
-def test_images_per_step_gives_the_passes(runs: dict[str, Run]) -> None:
-    assert_same(runs["two passes"], runs["two passes by images"], atol=0)
+@pytest.mark.parametrize(("processes", "passes"), [(1, 8), (2, 4), (8, 1)])
+def test_images_per_step_gives_the_passes(processes: int, passes: int) -> None:
+    trainer = Trainer(images_per_step=1024)
+    assert trainer.passes_per_step(128, processes) == passes
+    with pytest.raises(ValueError, match="3 processes take 384 images at once"):
+        trainer.passes_per_step(128, 3)
 
 
 def test_reduced_statistics_are_the_mean_over_the_processes(runs: dict[str, Run]) -> None:

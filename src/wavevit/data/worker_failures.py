@@ -78,7 +78,8 @@ def worker_failure(error: RuntimeError) -> LoaderError | None:
 
 
 def _loader_error(text: str) -> LoaderError:
+    reason = text.rstrip(" .")
     return LoaderError(
-        f"a process that loads images has failed: {text}. Memory may have run out (fewer workers "
-        "need less)"
+        f"a process that loads images has failed: {reason}. Memory may have run out (fewer "
+        "workers need less)"
     )

@@ -36,9 +36,9 @@ class TokenLabels:
         cls_weight: float = 1.0,
         token_weight: float = 0.5,
     ) -> None:
-        _check_teacher("token_label", teacher, weights, pretrained, image_size)
         if maps is not None and (teacher or weights):
             raise ValueError("give token_label.maps or token_label.teacher, not both")
+        _check_teacher("token_label", teacher, weights, pretrained, image_size)
         if maps is not None and not maps.is_dir():
             raise FileNotFoundError(
                 f"token_label.maps names no folder: {maps}; make one with `wavevit label-maps "
