@@ -136,7 +136,10 @@ def run(options: Namespace) -> int:
     except NonFiniteLossError as error:  # which every process knows of
         if speaks:
             sys.stderr.write(f"wavevit: error: {error}\n")
-        return EXIT_DIVERGED
+        code = EXIT_DIVERGED
+    except (ValueError, OSError):  # of which every process knows as well
+        leave()
+        raise
     except (LostProcessError, LoaderError) as error:
         raise type(error)(f"{error}; {_what_next(options.output)}") from error
     leave()
@@ -241,6 +244,8 @@ def _what_next(output: Path | None) -> str:
 
     if output is None:
         return "the same command with --output (the run's directory) and --resume goes on"
+    if not output.is_dir():  # on another machine than process 0's
+        return "the same command with --resume goes on from the newest checkpoint"
     steps = [checkpoint_step(path) for path in list_checkpoints(output / "checkpoints")]
     start = f"step {steps[0]}, the newest checkpoint" if steps else "the start: no checkpoint yet"
     return f"the same command with --resume goes on from {start}"
