@@ -51,6 +51,7 @@ def in_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
                 store = dist.FileStore(str(folder / "store"), len(SIZES))
                 dist.init_process_group("gloo", store=store, rank=rank, world_size=len(SIZES))
                 torch.save(work(rank), folder / f"{rank}.pt")
+                dist.barrier()  # nobody leaves while others still connect
                 dist.destroy_process_group()
                 code = 0
             finally:

@@ -35,11 +35,6 @@ FAULTS: dict[str, tuple[list[list[list[Any]]], list[list[int]], str]] = {
         [[KILLED, BROKEN]],
         "ended",
     ),
-    "kill -9 of both": (
-        [[[0, "kill_after_step", 7], [1, "kill_after_step", 7]]],
-        [[KILLED, KILLED]],
-        "",
-    ),
     "SIGTERM to all": ([[[0, "term", 4], [1, "term", 4]]], [[STOPPED, STOPPED]], ""),
     "SIGTERM to one": ([[[1, "term", 4]]], [[STOPPED, STOPPED]], ""),
     "a process that does not answer": ([[[1, "freeze", 5]]], [[BROKEN, KILLED]], "not answer"),
