@@ -89,3 +89,16 @@ def test_generators_continue_where_they_were_saved() -> None:
     draws()
     restore_rng_state(state, torch.device("cpu"))
     assert draws() == first
+
+
+def test_damaged_files_of_later_steps_go_and_never_the_new_one(tmp_path: Path) -> None:
+    """A run that fell back behind damaged checkpoints saves at a lower step than theirs."""
+    for step in (9, 12, 15):
+        path = save_checkpoint(tmp_path, step, {"step": step}, keep=3)
+        if step > 9:
+            path.write_bytes(path.read_bytes()[:-1])
+    new = save_checkpoint(tmp_path, 10, {"step": 10}, keep=2)
+    assert new.is_file()
+    content = load_newest_checkpoint(tmp_path)
+    assert content == {"step": 10}
+    assert len(list_checkpoints(tmp_path)) == 2

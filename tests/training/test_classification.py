@@ -197,6 +197,7 @@ def test_resuming_with_other_settings_is_refused_and_named(
         (["--token-label.maps", ".", "--augment.mixup", "1"], "set augment.mixup"),
         (["--token-label.maps", ".", "--data.batch-size", "7"], "must be even, got 7"),
         (["--token-label.maps", ".", "--model", "resnet18"], "one of wavevit_*, got resnet18"),
+        (["--token-label.maps", ".", "--model.freeze", "backbone"], "set model.freeze to none"),
         (["--token-label.teacher", "resnet18"], "needs its weights"),
         (["--token-label.maps", ".", "--token-label.cls-weight", "-1"], "token_label.cls_weight"),
         (["--distill.teacher", "resnet18"], "needs its weights"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wavevit.metrics.classification import ClassificationResult
 
 _WORST_SHOWN = 5
+_TIMEOUT_S = 600.0  # without an answer of another process, or of a loader's worker
 
 T = TypeVar("T")
 
@@ -135,7 +136,9 @@ def _join_processes(device: str) -> "Fabric | None":
         return None
     from wavevit.training.processes import launch_fabric
 
-    fabric = launch_fabric(precision="fp32", accelerator=device, strategy="ddp", timeout_s=600)
+    fabric = launch_fabric(
+        precision="fp32", accelerator=device, strategy="ddp", timeout_s=_TIMEOUT_S
+    )
     return fabric if fabric.world_size > 1 else None
 
 
@@ -255,6 +258,7 @@ def measure(
         rank=0 if fabric is None else fabric.global_rank,
         num_processes=1 if fabric is None else fabric.world_size,
         pin_memory=classifier.device.type == "cuda",
+        timeout_s=_TIMEOUT_S,
     )
 
     def measure_share() -> None:

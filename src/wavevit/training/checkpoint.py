@@ -53,7 +53,11 @@ def save_checkpoint(directory: Path, step: int, content: dict[str, Any], *, keep
     _sync_directory(directory)
     if not verifies(path):
         raise OSError(f"{path} differs from what was written to it: the disk is not to be trusted")
-    for old in list_checkpoints(directory)[keep:]:
+    others = [other for other in list_checkpoints(directory) if other != path]
+    # Later steps than this one are damaged files that the run did not go on from.
+    abandoned = [other for other in others if checkpoint_step(other) > step]
+    older = [other for other in others if other not in abandoned]
+    for old in (*abandoned, *older[keep - 1 :]):
         old.unlink(missing_ok=True)
     return path
 

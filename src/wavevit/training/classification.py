@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -76,6 +77,7 @@ class ClassificationTask:
         self.train_set = self.splits.train
         self.val_set = self.splits.val
         self.left_out: dict[str, str] = {}
+        self.timeout_s = 0.0  # for the loaders of evaluations; see check_validation_set
         self.batch_size = data.batch_size
         self.num_samples = len(self.train_set)
         self.card = model.card(
@@ -105,6 +107,11 @@ class ClassificationTask:
             raise ValueError(
                 "token labels mix tokens instead of pixels: set augment.mixup and augment.cutmix "
                 f"to 0, got {self.augment.mixup} and {self.augment.cutmix}"
+            )
+        if token_label.enabled and self.model.freeze != "none":
+            raise ValueError(
+                "token labels train the whole network: set model.freeze to none, got "
+                f"{self.model.freeze}"
             )
         if token_label.enabled and distill.enabled:
             raise ValueError("token labels and distillation do not go together; choose one")
@@ -147,6 +154,7 @@ class ClassificationTask:
             ValueError: An image of the user's own validation split cannot be read.
             LoaderError: A process that loads images died.
         """
+        self.timeout_s = timeout_s
         mine: dict[int, dict[str, str]] = {}
         first, step = fabric.global_rank, fabric.world_size
         loader = eval_loader(
@@ -277,6 +285,7 @@ class ClassificationTask:
             rank=fabric.global_rank,
             num_processes=fabric.world_size,
             pin_memory=fabric.device.type == "cuda",
+            timeout_s=self.timeout_s,
         )
 
         def measure_share() -> None:
@@ -330,5 +339,15 @@ class ClassificationTask:
 
         Args:
             run: Where.
+
+        Raises:
+            ValueError: The file is gone or damaged.
         """
-        return load_file(run.path / "best.safetensors")
+        path = run.path / "best.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"the best network of the run cannot be read from {path} ({error}); its last "
+                "weights are in the newest checkpoint"
+            ) from error
