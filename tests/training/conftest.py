@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wavevit.data.label_map_index import write_index
+from wavevit.data.label_map_shards import write_shard
+
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -20,3 +23,18 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels[..., channel] += 120
                 Image.fromarray(pixels).save(root / split / name / f"{number}.png")
     return root
+
+
+@pytest.fixture
+def random_maps(tmp_path: Path) -> Path:
+    """Packed label maps of `image_folder`'s training images, of no meaning, 2 x 2 cells each."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    names = ["blue", "red"]
+    keys = [f"{name}/{number}" for name in names for number in range(15)]
+    shape = (len(keys), 2, 2, 2)
+    scores = np.random.default_rng(0).normal(size=shape)
+    classes = np.broadcast_to(np.arange(2).reshape(1, 2, 1, 1), shape)
+    write_shard(folder, 0, keys=keys, scores=scores, classes=classes)
+    write_index(folder, num_classes=2, class_names=names, source="test", num_shards=1)
+    return folder

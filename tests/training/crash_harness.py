@@ -9,12 +9,13 @@ drawn only where the scenario has ``"pictures": true``.
 
 Kinds of break, around the step-th optimizer step of that start: "kill_before_step",
 "kill_after_step" end the process without warning, "term", "interrupt" send SIGTERM and SIGINT,
-"freeze" stops the process without ending it; around the step-th checkpoint: "kill_in_checkpoint"
-between writing and renaming, "kill_after_rename" right behind it, "full_disk" lets no file grow
-beyond some kilobytes, "vanish" removes the folder of checkpoints before; "nan" puts NaN into the
-step-th batch, "kill_worker" ends the loader's worker processes at the step-th batch,
-"kill_worker_in_evaluate" those of the command; "truncate" and "flip" damage the newest checkpoint
-before the start; "kill_after_s" ends the process after so many seconds.
+"freeze" stops the process without ending it, "full_log" lets no file grow beyond a few bytes;
+around the step-th checkpoint: "kill_in_checkpoint" between writing and renaming,
+"kill_after_rename" right behind it, "full_disk" lets no file grow beyond some kilobytes, "vanish"
+removes the folder of checkpoints before; "term_in_check" sends SIGTERM before the validation images
+are read; "nan" puts NaN into the step-th batch, "kill_worker" ends the loader's worker processes at
+the step-th batch, "kill_worker_in_evaluate" those of the command; "truncate" and "flip" damage the
+newest checkpoint before the start; "kill_after_s" ends the process after so many seconds.
 """
 
 import itertools
@@ -83,8 +84,8 @@ def around_rename(step: int, before: Any = None, after: Any = None) -> None:
     os.replace = patched
 
 
-def limit_file_size() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+def limit_file_size(size: int = 20_000) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 def kill_workers() -> None:
@@ -121,6 +122,13 @@ def break_at(kind: str, step: float, output: Path) -> None:
         "kill_in_checkpoint": lambda: around_rename(int(step), before=kill),
         "kill_after_rename": lambda: around_rename(int(step), after=kill),
         "full_disk": lambda: at_checkpoint(limit_file_size),
+        "full_log": lambda: at_step(after=lambda _: limit_file_size(300)),
+        "term_in_check": lambda: count_calls(
+            wavevit.training.classification.ClassificationTask,
+            "check_validation_set",
+            1,
+            before=send(signal.SIGTERM),
+        ),
         "vanish": lambda: at_checkpoint(lambda: shutil.rmtree(output / "checkpoints")),
         "nan": lambda: at_batch(after=spoil),
         "kill_worker": lambda: at_batch(after=lambda _: kill_workers()),

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 import torch
 from crash_runs import BROKEN, DIVERGED, KILLED, STOPPED, USAGE, Run, run_all
+from safetensors.numpy import load_file, save_file
+
+from wavevit.data.label_map_shards import FORMAT, shard_path
 
 # fmt: off
 BASE = [
@@ -15,6 +18,7 @@ BASE = [
     "--data.image-size", "32",
     "--data.batch-size", "4",
     "--trainer.ema-decay", "0.9",
+    "--trainer.batch-norm", "reduce",
     "--trainer.checkpoint-every", "3",
     "--trainer.evaluate-every", "1.4",
     "--trainer.log-every", "1",
@@ -36,9 +40,11 @@ FAULTS: dict[str, tuple[list[list[list[Any]]], list[list[int]], str]] = {
         "ended",
     ),
     "SIGTERM to all": ([[[0, "term", 4], [1, "term", 4]]], [[STOPPED, STOPPED]], ""),
+    "SIGTERM before the first step": ([[[0, "term_in_check", 1]]], [[STOPPED, STOPPED]], "stopped"),
     "SIGTERM to one": ([[[1, "term", 4]]], [[STOPPED, STOPPED]], ""),
     "a process that does not answer": ([[[1, "freeze", 5]]], [[BROKEN, KILLED]], "not answer"),
     "full disk": ([[[0, "full_disk", 2]]], [[USAGE, USAGE]], "cannot write the checkpoint"),
+    "full disk under the log": ([[[0, "full_log", 5]]], [[USAGE, USAGE]], "File too large"),
     "truncated checkpoint": (
         [[[0, "kill_after_step", 8]], [[0, "truncate", 0], [1, "kill_before_step", 6]]],
         [[KILLED, BROKEN], [BROKEN, KILLED]],
@@ -151,3 +157,28 @@ def test_a_corrupt_shard_of_the_validation_set_stops_the_run_at_its_start(
     assert run.codes == [[USAGE, USAGE]]
     assert "1 of 8 validation images cannot be read" in run.starts[0].stderr[0]
     assert tar.name in run.starts[0].stderr[0]
+
+
+def test_a_damaged_label_map_ends_all_processes_with_one_line(
+    image_folder: Path, random_maps: Path, tmp_path: Path
+) -> None:
+    """One process alone meets it, and the other hears from it what is wrong."""
+    path = shard_path(random_maps, 0)
+    content = load_file(path)
+    content["scores"][7] += 1  # and not its checksum
+    save_file(content, path, {"format": FORMAT})
+    arguments = [*BASE, "--data", str(image_folder), "--data.num-workers", "0"]
+    arguments += [
+        "--augment.mixup",
+        "0",
+        "--augment.cutmix",
+        "0",
+        "--token-label.maps",
+        str(random_maps),
+    ]
+    run = run_all({"": {"arguments": arguments, "processes": 2}}, tmp_path)[""]
+    assert run.codes == [[USAGE, USAGE]], run.starts[0].stderr
+    said = [line for text in run.starts[0].stderr for line in text.splitlines()]
+    assert len([line for line in said if "error:" in line]) == 1, said
+    assert "the label map of image 'blue/7'" in "".join(said)
+    assert run.starts[0].seconds < 60

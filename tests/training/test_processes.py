@@ -149,6 +149,56 @@ def assert_same_logs(ours: list[Any], theirs: list[Any], *, rel: float) -> None:
 
 
 @pytest.fixture(scope="module")
+def resharded(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Sharded runs that go on sharded, and not."""
+    base = [*PLAIN, *WAVE_VIT, *EVERYTHING, "--data", str(image_folder)]
+    base += ["--trainer.precision", "fp32", "--trainer.batch-norm", "reduce"]
+    base += ["--data.batch-size", "4"]
+    sharded = [*base, "--trainer.strategy", "fsdp"]
+    stopped = {"arguments": sharded, "processes": 2, "starts": [[[1, "term", 4]]]}
+    root = tmp_path_factory.mktemp("resharded")
+    found = run_all(
+        {
+            "whole": {"arguments": sharded, "processes": 2},
+            "resumed": {**stopped, "starts": [[[1, "term", 4]], []]},
+            "resumed unsharded": stopped,
+        },
+        root,
+    )
+    name = "resumed unsharded"
+    more = run_all({name: {"arguments": base, "processes": 2}}, root / "more", [found[name].folder])
+    found[name].starts += more[name].starts
+    return found
+
+
+def test_a_sharded_run_resumes_to_the_same_bits(resharded: dict[str, Run]) -> None:
+    run = resharded["resumed"]
+    assert run.codes == [[STOPPED, STOPPED], [0, 0]], [start.stderr for start in run.starts]
+    whole, found = resharded["whole"].checkpoint(), run.checkpoint()
+    for part in ("model", "ema", "optimizer"):
+        torch.testing.assert_close(found[part], whole[part], rtol=0, atol=0)
+
+
+def test_a_sharded_run_goes_on_unsharded(resharded: dict[str, Run]) -> None:
+    run = resharded["resumed unsharded"]
+    assert run.codes == [[STOPPED, STOPPED], [0, 0]], [start.stderr for start in run.starts]
+    whole, found = resharded["whole"].checkpoint(), run.checkpoint()
+    torch.testing.assert_close(found["model"], whole["model"], rtol=0, atol=2e-4)
+
+
+def test_token_labels_train_alike_sharded_and_not(
+    image_folder: Path, random_maps: Path, tmp_path: Path
+) -> None:
+    base = [*PLAIN, *WAVE_VIT, "--data", str(image_folder), "--data.batch-size", "4"]
+    base += ["--trainer.precision", "fp32", "--token-label.maps", str(random_maps)]
+    sharded = [*base, "--trainer.strategy", "fsdp"]
+    scenarios = {"plain": base, "sharded": sharded}
+    found = run_all({k: {"arguments": v, "processes": 2} for k, v in scenarios.items()}, tmp_path)
+    assert_same(found["plain"], found["sharded"], atol=2e-4)
+    assert found["sharded"].starts[0].stderr == ["", ""]
+
+
+@pytest.fixture(scope="module")
 def resumed(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Runs that go on with another number of processes, or another strategy."""
     base = [*PLAIN, *WITHOUT_BATCH_NORM, *EVERYTHING, "--data", str(image_folder)]

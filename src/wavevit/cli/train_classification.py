@@ -16,6 +16,10 @@ EXIT_STOPPED = 75
 EXIT_DIVERGED = 3
 """The loss became NaN or infinite."""
 
+_LESS_MEMORY = (
+    "lower data.batch_size and raise trainer.accumulate by the same factor, or set "
+    "model.grad_checkpointing, or train at a lower data.image_size"
+)
 _GROUPS = ("data", "model", "augment", "token_label", "distill", "optim", "trainer")
 
 
@@ -115,10 +119,16 @@ def run(options: Namespace) -> int:
     """
     import sys
 
+    from wavevit.cli.memory import out_of_memory_explained
     from wavevit.cli.progress import Silence, TrainingProgress
     from wavevit.data.worker_failures import LoaderError
-    from wavevit.training.loop import NonFiniteLossError, Trainer
-    from wavevit.training.processes import LostProcessError, leave, lost_processes_explained
+    from wavevit.training.loop import NonFiniteLossError, Trainer, stop_signals
+    from wavevit.training.processes import (
+        EarlyStop,
+        LostProcessError,
+        leave,
+        lost_processes_explained,
+    )
 
     if options.resume and options.output is None:
         raise ValueError("--resume goes on with the run in --output; name that directory")
@@ -127,50 +137,75 @@ def run(options: Namespace) -> int:
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed must be in [0, 2**32), got {options.seed}")
     trainer = Trainer(**options.trainer.as_dict())
+    output, speaks = options.output, True
     try:
-        fabric = trainer.launch()
-        speaks = fabric.is_global_zero
-        shown = TrainingProgress() if speaks else Silence()
-        with lost_processes_explained(), shown as progress:
-            code = _train(options, trainer, fabric, progress)
+        with stop_signals() as signals, lost_processes_explained():
+            fabric = trainer.launch()
+            stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+            output = output or Path("runs/classification") / fabric.broadcast(stamp)
+            speaks = fabric.is_global_zero
+            shown = TrainingProgress() if speaks else Silence()
+            with shown as progress, out_of_memory_explained(_LESS_MEMORY):
+                code = _train(options, trainer, fabric, progress, output, signals)
+    except EarlyStop as reason:
+        leave()
+        if speaks:
+            sys.stderr.write(f"wavevit: stopped: {reason}; {_what_next(output)}\n")
+        return EXIT_STOPPED
     except NonFiniteLossError as error:  # which every process knows of
         if speaks:
             sys.stderr.write(f"wavevit: error: {error}\n")
         code = EXIT_DIVERGED
-    except (ValueError, OSError):  # of which every process knows as well
+    except (ValueError, OSError):
         leave()
         raise
     except (LostProcessError, LoaderError) as error:
-        raise type(error)(f"{error}; {_what_next(options.output)}") from error
+        raise type(error)(f"{error}; {_what_next(output)}") from error
     leave()
     return code
 
 
-def _train(options: Namespace, trainer: Any, fabric: Any, progress: Any) -> int:
+def _train(
+    options: Namespace, trainer: Any, fabric: Any, progress: Any, output: Path, signals: Any
+) -> int:
     from wavevit.training.optimization import Optimization
-    from wavevit.training.processes import emulates, together
-    from wavevit.training.report import write_pictures, write_report, write_samples
-    from wavevit.training.run_directory import RunDirectory
+    from wavevit.training.processes import failures_shared, together
+    from wavevit.training.run_directory import CONTENT, RunDirectory
 
     optim = Optimization(**options.optim.as_dict())
     task = together(fabric, lambda: _make_task(options))
-    fingerprint = task.fingerprint()
-    together(fabric, _same_data(fabric, fingerprint, options.data.path))
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    output = options.output or Path("runs/classification") / fabric.broadcast(stamp)
+    content = together(fabric, task.fingerprints)
+    together(fabric, _same_data(fabric, content, options.data.path))
     config = {
         "seed": options.seed,
-        "files": fingerprint,
+        **{f"{CONTENT}{name}": value for name, value in content.items()},
         **_flat({name: options[name].as_dict() for name in _GROUPS}),
     }
-    writes = fabric.is_global_zero
     run = together(
-        fabric, lambda: RunDirectory(output, config, resume=options.resume, writes=writes)
+        fabric,
+        lambda: RunDirectory(output, config, resume=options.resume, writes=fabric.is_global_zero),
     )
+    with failures_shared(fabric, output):
+        return _run(task, optim, trainer, fabric, run, options, progress, signals)
+
+
+def _run(
+    task: Any,
+    optim: Any,
+    trainer: Any,
+    fabric: Any,
+    run: Any,
+    options: Namespace,
+    progress: Any,
+    signals: Any,
+) -> int:
+    from wavevit.training.processes import emulates, on_first
+    from wavevit.training.report import write_pictures, write_report, write_samples
+
+    output = run.path
     resolved = options.clone()
     resolved.pop("config", None)
     resolved.output, resolved.resume = str(output), False
-
     progress.note(f"{task.splits.description}; {len(task.card.class_names)} classes")
     progress.note(f"{task.card.model} at {task.data.image_size[0]} px; run in {output}")
     if fabric.world_size > 1:
@@ -180,14 +215,21 @@ def _train(options: Namespace, trainer: Any, fabric: Any, progress: Any) -> int:
             f"this CPU has no instructions for {trainer.precision}: --trainer.precision fp32 would "
             "be many times faster here"
         )
-    if writes and not run.has_checkpoints():  # else settings are compared before anything changes
-        run.write_config(resolved.as_dict())
+    if not run.has_checkpoints():  # else settings are compared before anything changes
+        on_first(fabric, lambda: run.write_config(resolved.as_dict()))
     progress.note(f"reading the {len(task.val_set):,} validation images once")
     task.check_validation_set(fabric, trainer.timeout_s)
-    if writes and not run.log_bytes():
-        write_samples(run, task)
+    if not run.log_bytes():
+        on_first(fabric, lambda: write_samples(run, task))
     outcome = trainer.fit(
-        fabric, task, optim, run, seed=options.seed, resume=options.resume, progress=progress
+        fabric,
+        task,
+        optim,
+        run,
+        seed=options.seed,
+        resume=options.resume,
+        progress=progress,
+        signals=signals,
     )
     if not outcome.finished:
         progress.note(
@@ -195,9 +237,12 @@ def _train(options: Namespace, trainer: Any, fabric: Any, progress: Any) -> int:
             f"same command with --output {output} --resume goes on"
         )
         return EXIT_STOPPED
-    if writes:
+
+    def write_results() -> None:
         write_pictures(run, task)
         write_report(run, task, outcome)
+
+    on_first(fabric, write_results)
     progress.note(
         f"best top-1 {outcome.position.best_score:.4f} at step {outcome.position.best_step}; "
         f"report, pictures and best.safetensors in {output}"
@@ -205,14 +250,15 @@ def _train(options: Namespace, trainer: Any, fabric: Any, progress: Any) -> int:
     return 0
 
 
-def _same_data(fabric: Any, fingerprint: str, path: str) -> Callable[[], None]:
-    """Raises on a process that sees other training images than process 0 does."""
-    first = fabric.broadcast(fingerprint)
+def _same_data(fabric: Any, content: dict[str, str], path: str) -> Callable[[], None]:
+    """Raises on a process that reads other images, labels or maps than process 0 does."""
+    first = fabric.broadcast(content)
 
     def check() -> None:
-        if fingerprint != first:
+        differs = [name for name in content if content[name] != first.get(name)]
+        if differs:
             raise ValueError(
-                f"{path} holds other training images on this machine than on that of process 0; "
+                f"{path}: this machine has other {' and '.join(differs)} than that of process 0; "
                 "give every machine the same data"
             )
 
@@ -240,15 +286,17 @@ def _make_task(options: Namespace) -> Any:
 
 def _what_next(output: Path | None) -> str:
     """What a user does after a run broke, with the step it will go on from."""
-    from wavevit.training.checkpoint import checkpoint_step, list_checkpoints
+    from wavevit.training.checkpoint import checkpoint_step, list_checkpoints, verifies
 
-    if output is None:
-        return "the same command with --output (the run's directory) and --resume goes on"
+    if output is None:  # it broke before the processes had found each other
+        return "the same command starts again"
+    again = f"the same command with --output {output} --resume goes on from"
     if not output.is_dir():  # on another machine than process 0's
-        return "the same command with --resume goes on from the newest checkpoint"
-    steps = [checkpoint_step(path) for path in list_checkpoints(output / "checkpoints")]
-    start = f"step {steps[0]}, the newest checkpoint" if steps else "the start: no checkpoint yet"
-    return f"the same command with --resume goes on from {start}"
+        return f"{again} the newest checkpoint"
+    for path in list_checkpoints(output / "checkpoints"):
+        if verifies(path):
+            return f"{again} step {checkpoint_step(path)}, the newest checkpoint"
+    return f"{again} the start: no checkpoint yet"
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

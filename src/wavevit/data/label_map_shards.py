@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from wavevit.data.label_map_keys import KeyTable
+from wavevit.files import write_file
 
 FORMAT = "wavevit-label-maps"
 _MAX_FLOAT16 = 65504.0
@@ -82,6 +83,11 @@ class Shard:
                 f"the names of the maps in {self.path} are damaged; copy or make it again"
             )
         return KeyTable(self._names, offsets)
+
+    @property
+    def checksums(self) -> NDArray[np.uint32]:
+        """(N,) CRC-32 of every map."""
+        return self._crc32
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
@@ -185,7 +191,7 @@ def write_shard(
         {"format": FORMAT},
     )
     path = shard_path(folder, number)
-    write_atomically(path, content)
+    write_file(path, content)
     return path
 
 
@@ -232,27 +238,6 @@ def _check_arrays(keys: Sequence[str], scores: NDArray[Any], classes: NDArray[An
             f"scores must be finite numbers of at most {_MAX_FLOAT16:.0f}, those of image "
             f"{keys[int(fits.argmin())]!r} are not"
         )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name beside it, then renames it.
-
-    Args:
-        path: File to write.
-        content: Of the file.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _map_tensors(path: Path) -> dict[str, NDArray[Any]]:

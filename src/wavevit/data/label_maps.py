@@ -72,6 +72,10 @@ class LabelMaps(Protocol):
         """The map of a training image; raises `LabelMapError` if it is damaged."""
         ...
 
+    def checksums(self) -> bytes:
+        """What tells these maps from others."""
+        ...
+
 
 def map_key(sample_id: str) -> str:
     """Name of an image's label map: its path without a leading split folder and the extension.
@@ -148,6 +152,14 @@ class PackedLabelMaps:
     def __len__(self) -> int:
         return len(self._positions)
 
+    def checksums(self) -> bytes:
+        """Checksums of the maps, in the order of the images: other maps have others."""
+        found = [
+            open_shard(self._folder, number, self._index).checksums
+            for number in range(len(self._index.counts))
+        ]
+        return np.concatenate(found)[self._positions.array].tobytes()
+
     def __getstate__(self) -> dict[str, Any]:
         # Mapped files cannot be pickled; a spawned worker maps them again.
         return self.__dict__ | {"_shards": {}}
@@ -186,6 +198,10 @@ class OfficialLabelMaps:
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
+
+    def checksums(self) -> bytes:
+        """The names of the maps: to read a million small files only to compare takes too long."""
+        return self._buffer.array.tobytes()
 
     def load(self, index: int) -> LabelMap:
         """The map of a training image.

@@ -2,8 +2,9 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,6 +40,22 @@ from wavevit.training.run_directory import RunDirectory
 from wavevit.training.teaching_settings import Distillation, TokenLabels
 
 logger = logging.getLogger(__name__)
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The content of a file, or of all files of a folder, a part at a time."""
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    for each in files:
+        with open(each, "rb") as file:
+            while piece := file.read(1 << 20):
+                yield piece
 
 
 class ClassificationTask:
@@ -93,6 +110,7 @@ class ClassificationTask:
         )
         self.label_maps = self._open_label_maps(token_label)
         self.objective = self._choose_objective(token_label, distill)
+        self.teacher_weights = token_label.weights or distill.weights
         self.result: ClassificationResult | None = None
 
     def _check(self, token_label: TokenLabels, distill: Distillation) -> None:
@@ -133,12 +151,22 @@ class ClassificationTask:
         mixing = self.augment.mixing(len(self.card.class_names))
         return LabelObjective(mixing, smoothing, distill.loss(self.card))
 
-    def fingerprint(self) -> str:
-        """Start of a SHA-256 of the training set's sample ids: other files, another order."""
-        digest = hashlib.sha256()
-        for name in self.train_set.sample_ids():
-            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-        return digest.hexdigest()[:16]
+    def fingerprints(self) -> dict[str, str]:
+        """What the run reads, by name: starts of SHA-256s that tell other content.
+
+        Images count by their names, labels and order, not by their pixels; official label maps,
+        one small file each, only by the images' names.
+        """
+        found = {"classes": _digest(name.encode() for name in self.splits.class_names)}
+        for name, images in (("training", self.train_set), ("validation", self.val_set)):
+            names = (each.encode("utf-8", "surrogateescape") for each in images.sample_ids())
+            found[f"{name} images"] = _digest(names)
+            found[f"{name} labels"] = _digest([np.asarray(images.labels, np.int64).tobytes()])
+        if self.label_maps is not None:
+            found["label maps"] = _digest([self.label_maps.maps.checksums()])
+        if self.teacher_weights is not None:
+            found["teacher's weights"] = _digest(_pieces(self.teacher_weights))
+        return found
 
     def check_validation_set(self, fabric: Fabric, timeout_s: float = 0) -> None:
         """Reads every validation image once, so that a run does not fail at its first evaluation.

@@ -20,9 +20,11 @@ from wavevit.training.checkpoint import load_newest_checkpoint, save_checkpoint
 from wavevit.training.optimization import Optimization
 from wavevit.training.processes import (
     BatchNormStatistics,
+    EarlyStop,
     Precision,
     gather,
     launch_fabric,
+    on_first,
     shared_statistics,
     sum_over_processes,
     synchronise_batch_norm,
@@ -232,6 +234,7 @@ class Trainer:
         seed: int,
         resume: bool,
         progress: Progress,
+        signals: "StopSignals",
     ) -> Outcome:
         """Trains until the last step, early stopping or a signal; called on every process.
 
@@ -243,8 +246,10 @@ class Trainer:
             seed: Seed of weights, order and augmentation.
             resume: Goes on from the newest checkpoint in the run directory, if there is one.
             progress: Where to report.
+            signals: From `stop_signals`, which the caller is inside of.
 
         Raises:
+            EarlyStop: A signal came before the first step or after the last.
             NonFiniteLossError: NaN or infinite loss.
             LoaderError: A process that loads images died.
             LostProcessError: Another process of the run died.
@@ -256,7 +261,7 @@ class Trainer:
             # Fabric returns a network's outputs in the default type, and so would halve fp64.
             _default_dtype(torch.float64 if self.precision == "fp64" else None),
         ):
-            return self._fit(fabric, task, optim, run, seed, resume, progress)
+            return self._fit(fabric, task, optim, run, seed, resume, progress, signals)
 
     def _fit(
         self,
@@ -267,6 +272,7 @@ class Trainer:
         seed: int,
         resume: bool,
         progress: Progress,
+        signals: "StopSignals",
     ) -> Outcome:
         accumulate = self.passes_per_step(task.batch_size, fabric.world_size)
         images_per_step = task.batch_size * accumulate * fabric.world_size
@@ -277,7 +283,7 @@ class Trainer:
         evaluated_network = state.network if state.ema is None else state.ema.module
         scheduler = optim.scheduler(state.optimizer, steps_per_epoch)
         saved_step = -1
-        if resume and self._resume(fabric, run, state, seed):
+        if resume and self._resume(fabric, task, run, state, seed, progress):
             progress.note(f"resumed at step {position.step} of {total_steps}")
         elif run.log_bytes():
             progress.note(f"no checkpoint in {run.checkpoints}: starting again from step 0")
@@ -294,7 +300,7 @@ class Trainer:
         early, stopping = self._out_of_patience(position), False
         task.set_train_mode(state.network)
         meter = _Meter()
-        with stop_signals() as signals:
+        with signals.held():
             while position.step < total_steps and not early and not stopping:
                 started = time.perf_counter()
                 scheduler.step_update(position.step)
@@ -309,7 +315,9 @@ class Trainer:
                         fabric.backward(loss)
                     losses.append(loss.detach())
                     indices.append(batch.indices)
-                mean_loss, stopping = _agree(fabric, task, state, losses, indices, bool(signals))
+                mean_loss, stopping = _agree(
+                    fabric, task, state, losses, indices, bool(signals.received)
+                )
                 grad_norm = self._clip(fabric, model, state.optimizer)
                 state.optimizer.step()
                 state.optimizer.zero_grad()
@@ -354,10 +362,10 @@ class Trainer:
         finished = early or position.step >= total_steps
         if finished and (not metrics or position.best_step != position.step):
             # What is reported and drawn is what was saved: the best network.
-            best = together(fabric, lambda: task.load_best(run) if fabric.is_global_zero else None)
-            load_whole(evaluated_network, fabric.broadcast(best))
+            best = fabric.broadcast(on_first(fabric, lambda: task.load_best(run)))
+            load_whole(evaluated_network, best)
             metrics = task.evaluate(fabric, evaluated_network)
-        position.unreadable = _merged(gather(fabric, position.unreadable))
+        state.collect_unreadable()
         return Outcome(finished, position, total_steps, metrics, early)
 
     def _set_up(
@@ -386,21 +394,50 @@ class Trainer:
         optimizer = fabric.setup_optimizers(optim.optimizer(network, images_per_step))
         if fabric.global_rank > 0:  # weights are drawn alike, drop path and mixing are not
             fabric.seed_everything(mix_seeds(seed, fabric.global_rank) % 2**32, verbose=False)
-        state = TrainingState(fabric, network, optimizer, ema, run.config, images_per_step)
+        state = TrainingState(
+            fabric,
+            network,
+            optimizer,
+            ema,
+            run.config,
+            images_per_step,
+            statistics_differ=fabric.world_size > 1 and self.batch_norm != "sync",
+        )
         return model, state
 
-    def _resume(self, fabric: Fabric, run: RunDirectory, state: TrainingState, seed: int) -> bool:
+    def _resume(
+        self,
+        fabric: Fabric,
+        task: Task,
+        run: RunDirectory,
+        state: TrainingState,
+        seed: int,
+        progress: Progress,
+    ) -> bool:
         def load() -> dict[str, Any] | None:
-            saved = load_newest_checkpoint(run.checkpoints) if fabric.is_global_zero else None
+            saved = load_newest_checkpoint(run.checkpoints)
             if saved is not None:
-                run.check_config(saved["config"])
                 state.check(saved)
+                run.check_config(saved["config"])
             return saved
 
-        saved = fabric.broadcast(together(fabric, load))  # one process reads, all have the same
+        def why_lost() -> str | None:
+            try:
+                task.load_best(run)
+            except ValueError as error:
+                return str(error)
+            return None
+
+        saved = fabric.broadcast(on_first(fabric, load))  # one process reads, all have the same
         if saved is None:
             return False
         state.restore(saved, seed)
+        position = state.position
+        lost = fabric.broadcast(on_first(fabric, why_lost)) if position.best_step > 0 else None
+        if lost is not None:
+            # Otherwise the run would end without a network to show, if none after it is better.
+            position.best_score, position.best_step = -math.inf, 0
+            progress.note(f"{lost}; the next evaluation's becomes the best one")
         return True
 
     def _evaluate(
@@ -421,12 +458,7 @@ class Trainer:
                 position.best_score, position.best_step = metrics["score"], position.step
                 position.evaluations_since_best = 0
                 weights = whole(evaluated_network.state_dict())
-                together(
-                    fabric,
-                    lambda: (
-                        task.save_best(run, weights, metrics) if fabric.is_global_zero else None
-                    ),
-                )
+                on_first(fabric, lambda: task.save_best(run, weights, metrics))
             else:
                 position.evaluations_since_best += 1
         task.set_train_mode(state.network)
@@ -435,14 +467,10 @@ class Trainer:
     def _save(self, fabric: Fabric, run: RunDirectory, state: TrainingState) -> None:
         state.position.log_bytes = run.log_bytes()
         content = state.capture()
-        together(
+        on_first(
             fabric,
-            lambda: (
-                save_checkpoint(
-                    run.checkpoints, state.position.step, content, keep=self.keep_checkpoints
-                )
-                if fabric.is_global_zero
-                else None
+            lambda: save_checkpoint(
+                run.checkpoints, state.position.step, content, keep=self.keep_checkpoints
             ),
         )
 
@@ -484,14 +512,13 @@ def _agree(
     return loss / fabric.world_size, num_stopping > 0
 
 
-def _merged(parts: list[dict[str, str]]) -> dict[str, str]:
-    return {key: value for part in parts for key, value in part.items()}
-
-
 class _Meter:
     """Mean loss and throughput since the last log row."""
 
     def __init__(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
         self.losses: list[float] = []
         self.images = 0
         self.seconds = 0.0
@@ -506,7 +533,7 @@ class _Meter:
             "loss": math.fsum(self.losses) / len(self.losses),
             "images_per_s": round(self.images / self.seconds, 2),
         }
-        self.__init__()  # type: ignore[misc]
+        self._restart()
         return row
 
 
@@ -525,21 +552,49 @@ def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM, SIGUSR1 and Ctrl-C instead of dying of them; a second Ctrl-C does stop."""
-    received: list[int] = []
+class StopSignals:
+    """SIGTERM, SIGUSR1 and Ctrl-C: what to do about them now, and those that have come.
 
-    def remember(number: int, frame: object) -> None:
-        if number == signal.SIGINT and signal.SIGINT in received:
+    Before the first step and after the last nothing needs saving: a signal raises `EarlyStop`
+    wherever the process is. In between it only becomes known; a second Ctrl-C does stop.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._is_held = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, signals only become known."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+
+    def handle(self, number: int, frame: object) -> None:
+        """Called by Python when a signal comes.
+
+        Args:
+            number: Which.
+            frame: Where the program is.
+        """
+        if number == signal.SIGINT and signal.SIGINT in self.received:
             raise KeyboardInterrupt
-        received.append(number)
+        self.received.append(number)
+        if not self._is_held:
+            raise EarlyStop(f"{signal.Signals(number).name} came where there is nothing to save")
 
+
+@contextmanager
+def stop_signals() -> Iterator[StopSignals]:
+    """Inside, SIGTERM, SIGUSR1 and Ctrl-C do as `StopSignals` says."""
+    signals = StopSignals()
     names = ("SIGTERM", "SIGUSR1", "SIGINT")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    previous = {number: signal.signal(number, remember) for number in numbers}
+    previous = {number: signal.signal(number, signals.handle) for number in numbers}
     try:
-        yield received
+        yield signals
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

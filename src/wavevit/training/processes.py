@@ -5,13 +5,15 @@ it. One process without either is a run of one.
 """
 
 import inspect
+import json
 import logging
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -19,6 +21,7 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from timm.layers import convert_sync_batchnorm
 from timm.utils.distributed import distribute_bn
 from torch import nn
@@ -39,9 +42,10 @@ _FABRIC_PRECISION: dict[str, Any] = {
 }
 # What gloo, NCCL and the store say when a process they wait for has gone or does not answer.
 _LOST = re.compile(
-    r"gloo|nccl|connection (?:was |is )?(?:closed|reset|refused)|broken pipe|socket|timed? ?out",
+    r"gloo|nccl|connection (?:was |is )?(?:closed|reset|refused)|broken pipe|timed? ?out",
     re.IGNORECASE,
 )
+_PORT_TAKEN = re.compile("address already in use|EADDRINUSE", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -52,10 +56,18 @@ class LostProcessError(RuntimeError):
     is_breakdown = True  # how the command line knows it
 
 
-class EchoedError(ValueError):
+class SharedError(ValueError):
+    """A failure that every process of the run knows of."""
+
+
+class EchoedError(SharedError):
     """Another process has failed and says why; this one has nothing to add."""
 
     is_echo = True
+
+
+class EarlyStop(BaseException):
+    """A signal came while there was nothing to save; no Exception, so that nobody swallows it."""
 
 
 def launch_fabric(
@@ -92,9 +104,7 @@ def launch_fabric(
         )
         with lost_processes_explained():
             fabric.launch()
-    except RuntimeError as error:  # Fabric's MisconfigurationException is one
-        if isinstance(error, LostProcessError):
-            raise
+    except MisconfigurationException as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"trainer.accelerator {accelerator!r}: {reason}") from error
     return fabric
@@ -116,11 +126,17 @@ def _launched() -> tuple[int, int]:
     """Processes per machine and machines, as the launcher says.
 
     Raises:
-        ValueError: SLURM has several tasks that would not work together.
+        ValueError: Several processes were started in a way that they would not work together.
     """
     if TorchElasticEnvironment.detect():
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return local, int(os.environ["WORLD_SIZE"]) // local
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']}, but neither torchrun nor "
+            "srun started this process, so that each would train by itself: write `torchrun ... "
+            "-m wavevit ...`, or unset WORLD_SIZE for one process"
+        )
     tasks, nodes = (int(os.environ.get(f"SLURM_{name}", "1")) for name in ("NTASKS", "NNODES"))
     by_srun = "SLURM_STEP_ID" in os.environ
     job_name = os.environ.get("SLURM_JOB_NAME")
@@ -160,6 +176,8 @@ def _strategy(name: Literal["ddp", "fsdp"], world_size: int, timeout_s: float) -
             gradient_as_bucket_view=True,
             **{new if new in known else old: False},
         )
+    # Said at each step of a network that returns one; the objectives change no output in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     return ModelParallelStrategy(
         lambda network, mesh: shard(network, mesh["data_parallel"]),
         data_parallel_size=world_size,
@@ -175,20 +193,81 @@ def leave() -> None:
 
 
 @contextmanager
+def failures_shared(fabric: Fabric, folder: Path) -> Iterator[None]:
+    """Inside, what ends one process ends the others with the same reason.
+
+    The others wait for it in the middle of something, and learn from its going only that it has
+    gone. So it leaves a note for them in a folder that all see; where they see different ones,
+    they say that a process has gone.
+
+    Args:
+        fabric: The processes.
+        folder: Exists.
+
+    Raises:
+        EchoedError: Another process has met a mistake of the user, and says it.
+        EarlyStop: Another process was told to stop where there was nothing to save.
+        LostProcessError: Another process has broken down.
+    """
+    if fabric.world_size == 1:
+        yield
+        return
+    note = folder / ".failure.json"
+    on_first(fabric, lambda: note.unlink(missing_ok=True))
+    try:
+        with lost_processes_explained():
+            yield
+    except SharedError:
+        raise
+    except LostProcessError as error:
+        raise _noted(note, error) from error
+    except (ValueError, OSError, RuntimeError, EarlyStop) as error:
+        kind = next((kind for kind, of in _KINDS.items() if isinstance(error, of)), "breakdown")
+        text = " ".join(str(error).split())
+        content = json.dumps({"rank": fabric.global_rank, "kind": kind, "text": text[:500]})
+        with suppress(
+            OSError
+        ):  # a full disk, say; then the others only know that this one has gone
+            note.write_text(content, encoding="utf-8")
+        raise
+
+
+_KINDS: dict[str, Any] = {"stop": EarlyStop, "mistake": (ValueError, OSError)}
+
+
+def _noted(path: Path, lost: LostProcessError) -> BaseException:
+    """What a lost process has left as its reason; `lost` if nothing."""
+    try:
+        note = json.loads(path.read_bytes())
+    except (OSError, ValueError):  # none, or half a one
+        return lost
+    if note["kind"] == "stop":
+        return EarlyStop(note["text"])
+    text = f"process {note['rank']}: {note['text']}"
+    return EchoedError(text) if note["kind"] == "mistake" else LostProcessError(text)
+
+
+@contextmanager
 def lost_processes_explained() -> Iterator[None]:
-    """Inside, what the collectives raise when a process has gone comes as `LostProcessError`.
+    """Inside, what the collectives raise when a process has gone says so.
 
     Raises:
         LostProcessError: Another process has ended or does not answer.
+        ValueError: The port at which the processes meet is taken.
     """
     try:
         yield
     except RuntimeError as error:
         text = " ".join(str(error).split())
-        # Our own kinds of RuntimeError may speak of anything, such as a file named "socket".
+        # Our own kinds of RuntimeError may speak of anything, such as a file named "gloo".
         is_lost = type(error) is RuntimeError and _LOST.search(text)
         if not (is_lost or isinstance(error, dist.DistError)) or not _was_launched():
             raise
+        if _PORT_TAKEN.search(text):
+            raise ValueError(
+                f"the port at which the processes meet is taken ({text[:160]}); give torchrun "
+                "another --master-port, or set MASTER_PORT"
+            ) from error
         raise LostProcessError(
             f"another process of this run has ended or does not answer ({text[:160]})"
         ) from error
@@ -217,9 +296,8 @@ def gather(fabric: Fabric, value: T) -> list[T]:
 def together(fabric: Fabric, work: Callable[[], T]) -> T:
     """Does work on every process; if it fails on any of them, every process raises.
 
-    The first process that failed raises its own error, with the other reasons in its words; the
-    rest raise `EchoedError`, so that one line reaches the user and nobody waits for a process
-    that has gone.
+    The first process that failed raises its reason, and those of others; the rest raise
+    `EchoedError`, so that one line reaches the user and nobody waits for a process that has gone.
 
     Args:
         fabric: The processes.
@@ -229,7 +307,7 @@ def together(fabric: Fabric, work: Callable[[], T]) -> T:
         What the work gave on this process.
 
     Raises:
-        ValueError: The work failed with ValueError or OSError on some process.
+        SharedError: The work failed with ValueError or OSError on some process.
     """
     if fabric.world_size == 1:
         return work()
@@ -245,12 +323,25 @@ def together(fabric: Fabric, work: Callable[[], T]) -> T:
     first = next(rank for rank, reason in enumerate(reasons) if reason is not None)
     if fabric.global_rank != first:
         raise EchoedError(f"process {first}: {reasons[first]}")
-    assert failure is not None
     others = {reason for reason in reasons if reason is not None} - {reasons[first]}
-    if others:
-        more = "; ".join(sorted(others))
-        raise ValueError(f"{failure} (other processes: {more})") from failure
-    raise failure
+    more = f" (other processes: {'; '.join(sorted(others))})" if others else ""
+    raise SharedError(f"{failure}{more}") from failure
+
+
+def on_first(fabric: Fabric, work: Callable[[], T]) -> T | None:
+    """Does work on process 0 alone; if it fails there, every process raises.
+
+    Args:
+        fabric: The processes.
+        work: What to do, such as to write a file.
+
+    Returns:
+        What the work gave; None on the other processes.
+
+    Raises:
+        SharedError: The work failed with ValueError or OSError.
+    """
+    return together(fabric, lambda: work() if fabric.is_global_zero else None)
 
 
 def sum_over_processes(fabric: Fabric, values: list[float]) -> list[float]:
@@ -305,7 +396,9 @@ def shared_statistics(
         if statistics == "local" and buffer.is_floating_point()
     }
     distribute_bn(network, fabric.world_size, reduce=statistics == "reduce")
-    yield
-    for name, buffer in network.named_buffers():
-        if name in own:
-            buffer.copy_(own[name])
+    try:
+        yield
+    finally:
+        for name, buffer in network.named_buffers():
+            if name in own:
+                buffer.copy_(own[name])

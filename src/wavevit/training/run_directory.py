@@ -1,8 +1,12 @@
 """A run's directory: configuration, log, checkpoints, best model, pictures and report."""
 
+import errno
 import json
 import math
 import os
+import platform
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +15,24 @@ from torch.utils.tensorboard import SummaryWriter
 
 from wavevit.training.checkpoint import list_checkpoints
 
+if sys.platform != "win32":
+    import fcntl
+
 # Settings that may differ when a run is resumed: they do not change what is computed, or only how
-# the images of a step are dealt out, whose number is compared by itself.
+# the images of a step are dealt out, whose number is compared by itself, or they name files whose
+# content is compared.
 _FREE_SETTINGS = frozenset(
     {
+        "data.path",
         "data.num_workers",
         "data.batch_size",
+        "model.grad_checkpointing",
+        "token_label.maps",
+        "token_label.weights",
+        "distill.weights",
+        "trainer.checkpoint_every",
+        "trainer.patience",
+        "trainer.accelerator",
         "trainer.accumulate",
         "trainer.images_per_step",
         "trainer.strategy",
@@ -25,6 +41,10 @@ _FREE_SETTINGS = frozenset(
         "trainer.keep_checkpoints",
     }
 )
+
+
+CONTENT = "content of the "
+"""Begins the names of settings that stand for what a run reads."""
 
 
 def plain(value: Any) -> Any:
@@ -51,6 +71,7 @@ class RunDirectory:
 
     Raises:
         FileExistsError: A fresh run would overwrite another.
+        BlockingIOError: A live process writes into the directory.
         OSError: The directory cannot be written.
     """
 
@@ -72,9 +93,8 @@ class RunDirectory:
                 f"{path} already holds a run; pass --resume to go on with it, or another --output"
             )
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+        # Held as long as this object or the process lives.
+        weakref.finalize(self, os.close, _lock(path / ".lock"))
 
     def write_config(self, resolved: dict[str, Any]) -> None:
         """Writes ``config.yaml``, a recipe that repeats this run.
@@ -99,7 +119,9 @@ class RunDirectory:
             ValueError: Settings differ; they are named.
         """
         changed = [
-            f"{key} was {saved.get(key)!r}, is {self.config.get(key)!r}"
+            f"the {key.removeprefix(CONTENT)} are not those that it began with"
+            if key.startswith(CONTENT)
+            else f"{key} was {saved.get(key)!r}, is {self.config.get(key)!r}"
             for key in sorted(saved.keys() | self.config.keys())
             if key not in _FREE_SETTINGS and saved.get(key) != self.config.get(key)
         ]
@@ -157,3 +179,28 @@ class RunDirectory:
         if self._events is not None:
             self._events.close()
             self._events = None
+
+
+def _lock(path: Path) -> int:
+    """Descriptor of a file that no other process can lock as long as it is open here.
+
+    Of the kinds of lock it is the one that a forked process, such as a loader's worker, does not
+    take along: a run that was killed can be resumed while its workers still linger.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    if sys.platform == "win32":
+        return file
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return file  # a file system without locks: go on without
+        holder = os.read(file, 200).decode(errors="replace") or "unknown"
+        os.close(file)
+        raise BlockingIOError(
+            f"{path.parent} is being written by another run ({holder}); wait for it, end it, or "
+            "name another --output"
+        ) from error
+    os.truncate(file, 0)
+    os.write(file, f"process {os.getpid()} on {platform.node()}".encode())
+    return file

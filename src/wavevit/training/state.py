@@ -10,13 +10,16 @@ import timm
 import torch
 from lightning_fabric import Fabric
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 import wavevit
 from wavevit.data.samplers import mix_seeds
 from wavevit.training.checkpoint import restore_rng_state, rng_state
 from wavevit.training.processes import gather
 from wavevit.training.sharding import load_whole, load_whole_optimizer, whole
+
+FORMAT = 2
+"""Number of the layout of checkpoints; another one is refused."""
 
 
 @dataclass
@@ -52,6 +55,7 @@ class TrainingState:
         ema: Averaged weights, if any.
         config: Settings of the run.
         images_per_step: Images of a step over all processes.
+        statistics_differ: Whether each process has running statistics of its own.
     """
 
     def __init__(
@@ -62,6 +66,8 @@ class TrainingState:
         ema: ModelEmaV3 | None,
         config: dict[str, Any],
         images_per_step: int,
+        *,
+        statistics_differ: bool,
     ) -> None:
         self.fabric = fabric
         self.network = network
@@ -69,16 +75,18 @@ class TrainingState:
         self.ema = ema
         self.config = config
         self.images_per_step = images_per_step
+        self.statistics_differ = statistics_differ
         self.position = Position()
 
     def capture(self) -> dict[str, Any]:
         """Content of a checkpoint, of whole tensors; to be called on every process."""
-        unreadable = gather(self.fabric, self.position.unreadable)
-        self.position.unreadable = {k: v for part in unreadable for k, v in part.items()}
+        self.collect_unreadable()
         return {
+            "format": FORMAT,
             "model": whole(self.network.state_dict()),
             "ema": None if self.ema is None else whole(self.ema.module.state_dict()),
             "optimizer": whole(self.optimizer.state_dict()),
+            "statistics": gather(self.fabric, self._statistics()),
             "scaler": self.fabric.strategy.precision.state_dict(),
             "position": asdict(self.position),
             "rng": gather(self.fabric, rng_state(self.fabric.device)),
@@ -87,15 +95,44 @@ class TrainingState:
             "versions": versions(),
         }
 
+    def collect_unreadable(self) -> None:
+        """Puts together what the processes could not read; to be called on every process."""
+        parts = gather(self.fabric, self.position.unreadable)
+        self.position.unreadable = {key: why for part in parts for key, why in part.items()}
+
+    def _statistics(self) -> dict[str, Tensor]:
+        """This process's own running statistics, of the network and of the averages."""
+        if not self.statistics_differ:
+            return {}
+        return {name: buffer.cpu() for name, buffer in self._float_buffers().items()}
+
+    def _float_buffers(self) -> dict[str, Tensor]:
+        networks = {"model": self.network}
+        if self.ema is not None:
+            networks["ema"] = self.ema.module
+        return {
+            f"{kind}.{name}": buffer
+            for kind, network in networks.items()
+            for name, buffer in network.named_buffers()
+            if buffer.is_floating_point()
+        }
+
     def check(self, saved: dict[str, Any]) -> None:
-        """Refuses a checkpoint whose steps are of another size.
+        """Refuses a checkpoint of another layout, or whose steps are of another size.
 
         Args:
             saved: From `capture`.
 
         Raises:
-            ValueError: The images of a step differ.
+            ValueError: The layout or the images of a step differ.
         """
+        if saved.get("format") != FORMAT:
+            raise ValueError(
+                f"cannot resume: the checkpoint has layout {saved.get('format', 1)}, this version "
+                f"of wavevit reads layout {FORMAT}. Go on with wavevit "
+                f"{saved.get('versions', {}).get('wavevit', 'of that time')}, or start a new run "
+                "with --model.weights and the run's best.safetensors"
+            )
         if saved["images_per_step"] != self.images_per_step:
             raise ValueError(
                 f"cannot resume with {self.images_per_step} images a step: the run has "
@@ -118,6 +155,10 @@ class TrainingState:
         self.position.__dict__.update(saved["position"])
         rank = self.fabric.global_rank
         if len(saved["rng"]) == self.fabric.world_size:
+            own = saved["statistics"][rank]
+            for name, buffer in self._float_buffers().items():
+                if name in own:
+                    buffer.copy_(own[name])
             restore_rng_state(saved["rng"][rank], self.fabric.device)
         else:
             number = self.position.step * self.fabric.world_size + rank

@@ -38,6 +38,16 @@ class TokenLabels:
     ) -> None:
         if maps is not None and (teacher or weights):
             raise ValueError("give token_label.maps or token_label.teacher, not both")
+        if maps is not None and image_size is not None:
+            raise ValueError(
+                "token_label.image_size is for a teacher that works on the fly; stored "
+                f"token_label.maps have a size already: leave it out, got {image_size}"
+            )
+        if not (maps or teacher or weights) and (cls_weight, token_weight) != (1.0, 0.5):
+            raise ValueError(
+                "token_label.cls_weight and token_label.token_weight have no effect without token "
+                "labels: name token_label.maps or token_label.teacher"
+            )
         _check_teacher("token_label", teacher, weights, pretrained, image_size)
         if maps is not None and not maps.is_dir():
             raise FileNotFoundError(
@@ -114,6 +124,16 @@ class Distillation:
                 "distill.weight must be in [0, 1] and distill.temperature above 0, got "
                 f"{weight} and {temperature}"
             )
+        if not (teacher or weights) and (kind, weight, temperature) != ("soft", 0.5, 1.0):
+            raise ValueError(
+                "distill.kind, distill.weight and distill.temperature have no effect without a "
+                "teacher: name distill.teacher or distill.weights"
+            )
+        if kind == "hard" and temperature != 1.0:
+            raise ValueError(
+                "distill.temperature softens the teacher's distribution, of which distill.kind "
+                f"hard takes the first class only: leave it out, got {temperature}"
+            )
         self.teacher = teacher
         self.weights = weights
         self.pretrained = pretrained
@@ -153,6 +173,8 @@ def _check_teacher(
         )
     if weights is not None and not weights.exists():
         raise FileNotFoundError(f"{group}.weights names no file: {weights}")
+    if image_size is not None and name is None and weights is None:
+        raise ValueError(f"{group}.image_size has no effect without {group}.teacher")
     if pretrained and (weights is not None or name is None):
         raise ValueError(f"{group}.pretrained goes with {group}.teacher, without {group}.weights")
     if name is not None and weights is None and not pretrained:
