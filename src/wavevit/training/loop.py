@@ -16,18 +16,20 @@ from torch import Tensor, nn
 from wavevit.data.loader import Batch
 from wavevit.data.samplers import mix_seeds
 from wavevit.data.worker_failures import worker_failures_explained
+from wavevit.training.batch_norm import (
+    BatchNormStatistics,
+    shared_statistics,
+    synchronise_batch_norm,
+)
 from wavevit.training.checkpoint import load_newest_checkpoint, save_checkpoint
 from wavevit.training.optimization import Optimization
 from wavevit.training.processes import (
-    BatchNormStatistics,
     EarlyStop,
     Precision,
     gather,
     launch_fabric,
     on_first,
-    shared_statistics,
     sum_over_processes,
-    synchronise_batch_norm,
     together,
 )
 from wavevit.training.run_directory import RunDirectory

@@ -22,16 +22,11 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from timm.layers import convert_sync_batchnorm
-from timm.utils.distributed import distribute_bn
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wavevit.layers.sync_batch_norm import convert_sync_batch_norm
 from wavevit.training.sharding import shard
 
 Precision = Literal["fp32", "bf16", "fp16", "bf16-true", "fp64"]
-BatchNormStatistics = Literal["local", "sync", "broadcast", "reduce"]
 
 _FABRIC_PRECISION: dict[str, Any] = {
     "fp32": "32-true",
@@ -356,49 +351,3 @@ def sum_over_processes(fabric: Fabric, values: list[float]) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64, device=fabric.device)
     dist.all_reduce(tensor)
     return tensor.tolist()
-
-
-def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network with BatchNorms that take their statistics over all processes.
-
-    Args:
-        network: Changed in place.
-        device: Where it will run.
-    """
-    if device.type == "cuda":  # torch's fused kernels, timm's handling of its own layers
-        synchronised: nn.Module = convert_sync_batchnorm(network)
-        return synchronised
-    return convert_sync_batch_norm(network)
-
-
-@contextmanager
-def shared_statistics(
-    fabric: Fabric, network: nn.Module, statistics: BatchNormStatistics
-) -> Iterator[None]:
-    """Inside, BatchNorm's running statistics are the same on every process.
-
-    Args:
-        fabric: The processes.
-        network: To be evaluated or saved.
-        statistics: "broadcast" puts those of process 0 in the place of all, "reduce" their mean;
-            "local" does as "broadcast" but gives each process its own back afterwards. "sync"
-            statistics are the same anyhow.
-
-    Yields:
-        Nothing.
-    """
-    if fabric.world_size == 1 or statistics == "sync":
-        yield
-        return
-    own = {
-        name: buffer.clone()
-        for name, buffer in network.named_buffers()
-        if statistics == "local" and buffer.is_floating_point()
-    }
-    distribute_bn(network, fabric.world_size, reduce=statistics == "reduce")
-    try:
-        yield
-    finally:
-        for name, buffer in network.named_buffers():
-            if name in own:
-                buffer.copy_(own[name])
