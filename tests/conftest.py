@@ -1,10 +1,13 @@
 """What tests of several rooms share."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -32,3 +35,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the small real data sets, not found in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_images() -> Callable[..., None]:
+    """`write_images(root, *paths)`: a different small picture, 40 x 36, at each path."""
+
+    def write(root: Path, *paths: str, seed: int = 0) -> None:
+        for number, path in enumerate(paths):
+            rng = np.random.default_rng((seed, number))
+            pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
+            target = root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(target)
+
+    return write

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,24 +32,16 @@ def make_folder(root: Path, names: list[str] = NAMES, count: int = 6) -> Path:
     return root
 
 
-def save(path: Path, name: str = "resnet10t", names: list[str] = NAMES, seed: int = 0) -> Path:
-    torch.manual_seed(seed)
-    card = ModelCard(name, {"num_classes": len(names)}, class_names=names, image_size=(32, 32))
-    model = card.build()
-    head = model.get_classifier()
-    nn.init.normal_(head.weight, std=1.0)  # so that predictions differ between images
-    save_model(path, model.state_dict(), card)
-    return path
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("model") / "m.safetensors")
+def checkpoint(
+    save_classifier: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return save_classifier(tmp_path_factory.mktemp("model") / "m.safetensors", "test_resnet", NAMES)
 
 
 def run(*words: object) -> int:
@@ -64,13 +57,12 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "wavevit_nano"])
+@pytest.mark.parametrize("name", ["test_resnet", "wavevit_nano"])
 def test_batch_size_and_workers_change_no_prediction(
-    name: str, folder: Path, tmp_path: Path
+    name: str, folder: Path, save_classifier: Callable[..., Path], tmp_path: Path
 ) -> None:
-    classifier = load_classifier(
-        save(tmp_path / "m.safetensors", name), device="cpu", precision="fp32"
-    )
+    path = save_classifier(tmp_path / "m.safetensors", name, NAMES)
+    classifier = load_classifier(path, device="cpu", precision="fp32")
     dataset = open_for(classifier, str(folder)).val
     results = [measure(classifier, dataset, size, 0) for size in (1, 7, 64)]
     results.append(measure(classifier, dataset, 7, 2))
@@ -132,15 +124,15 @@ def test_files_and_table(
 def test_classes_are_matched_by_name(folder: Path, tmp_path: Path) -> None:
     """The same network with its outputs in another order gives the same numbers."""
     torch.manual_seed(0)
-    model = create_model("resnet10t", num_classes=4)
+    model = create_model("test_resnet", num_classes=4)
     nn.init.normal_(model.get_classifier().weight, std=1.0)
     state = model.state_dict()
-    card = ModelCard("resnet10t", {"num_classes": 4}, class_names=NAMES, image_size=(32, 32))
+    card = ModelCard("test_resnet", {"num_classes": 4}, class_names=NAMES, image_size=(32, 32))
     save_model(tmp_path / "a.safetensors", state, card)
     order = [2, 0, 3, 1]
     moved = {**state, "fc.weight": state["fc.weight"][order], "fc.bias": state["fc.bias"][order]}
     names = [NAMES[i] for i in order]
-    card = ModelCard("resnet10t", {"num_classes": 4}, class_names=names, image_size=(32, 32))
+    card = ModelCard("test_resnet", {"num_classes": 4}, class_names=names, image_size=(32, 32))
     save_model(tmp_path / "b.safetensors", moved, card)
     results = []
     for path in (tmp_path / "a.safetensors", tmp_path / "b.safetensors"):
@@ -162,9 +154,13 @@ def test_data_with_fewer_classes_than_the_model_is_fine(
 
 
 def test_classes_that_the_model_does_not_know_are_named(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    save_classifier: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = save(tmp_path / "m.safetensors", names=["ant", "bee", "elk", "fox"])
+    names = ["ant", "bee", "elk", "fox"]
+    path = save_classifier(tmp_path / "m.safetensors", "test_resnet", names)
     line = refused(capsys, "--checkpoint", path, "--data", folder)
     assert "cat, dog" in line
 
@@ -172,22 +168,22 @@ def test_classes_that_the_model_does_not_know_are_named(
 def test_plain_weights_need_the_model_and_the_number_of_classes(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(create_model("resnet10t", num_classes=4).state_dict(), tmp_path / "plain.pth")
+    torch.save(create_model("test_resnet", num_classes=4).state_dict(), tmp_path / "plain.pth")
     words = ("--checkpoint", tmp_path / "plain.pth", "--data", folder)
     assert "does not say which network" in refused(capsys, *words)
     assert "--num-classes goes with --model" in refused(capsys, *words, "--num-classes", 4)
-    assert "pass the number of classes" in refused(capsys, *words, "--model", "resnet10t")
+    assert "pass the number of classes" in refused(capsys, *words, "--model", "test_resnet")
     assert "no model named 'resnet11t'" in refused(capsys, *words, "--model", "resnet11t")
-    plain = ("--model", "resnet10t", "--num-classes", 4, "--image-size", 32)
+    plain = ("--model", "test_resnet", "--num-classes", 4, "--image-size", 32)
     assert run(*words, *plain) == 0
-    assert "resnet10t on" in capsys.readouterr().out
+    assert "test_resnet on" in capsys.readouterr().out
 
 
 def test_a_class_count_that_differs_is_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(create_model("resnet10t", num_classes=7).state_dict(), tmp_path / "7.pth")
-    plain = ("--model", "resnet10t", "--num-classes", 7, "--image-size", 32)
+    torch.save(create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "7.pth")
+    plain = ("--model", "test_resnet", "--num-classes", 7, "--image-size", 32)
     line = refused(capsys, "--checkpoint", tmp_path / "7.pth", "--data", folder, *plain)
     assert "the model has 7 classes and does not name them, the data has 4" in line
 
@@ -195,8 +191,10 @@ def test_a_class_count_that_differs_is_one_line(
 def test_folders_of_imagenet_find_their_places_in_weights_without_names(tmp_path: Path) -> None:
     COLORS.update({"n01443537": (0, 0, 0), "n02979186": (255, 255, 255)})
     root = make_folder(tmp_path, ["n02979186", "n01443537"], 2)
-    model = create_model("resnet10t")
-    classifier = Classifier(model.eval(), ModelCard("resnet10t"), 1000, torch.device("cpu"), "fp32")
+    model = create_model("test_resnet")
+    classifier = Classifier(
+        model.eval(), ModelCard("test_resnet"), 1000, torch.device("cpu"), "fp32"
+    )
     dataset = open_for(classifier, str(root)).val
     assert dataset.labels.tolist() == [1, 1, 482, 482]  # goldfish, cassette player
 
@@ -215,8 +213,8 @@ def test_an_unreadable_image_stops_it_with_its_path(
 def test_a_model_that_gives_nan_stops_it_with_the_sample(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = save(tmp_path / "m.safetensors")
-    card = ModelCard("resnet10t", {"num_classes": 4}, class_names=NAMES, image_size=(32, 32))
+    path = tmp_path / "m.safetensors"
+    card = ModelCard("test_resnet", {"num_classes": 4}, class_names=NAMES, image_size=(32, 32))
     state = card.build().state_dict()
     state["fc.bias"][2] = torch.nan
     save_model(path, state, card)
@@ -261,17 +259,20 @@ def test_mistakes_are_one_line_and_exit_2(
 
 
 def test_an_image_size_that_the_network_cannot_take_is_one_line(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    save_classifier: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = save(tmp_path / "m.safetensors", "wavevit_nano")
+    path = save_classifier(tmp_path / "m.safetensors", "wavevit_test", NAMES)
     line = refused(capsys, "--checkpoint", path, "--data", folder, "--image-size", 16)
-    assert "wavevit_nano cannot run on 16x16 images in fp32 on cpu" in line
+    assert "wavevit_test cannot run on 16x16 images in fp32 on cpu" in line
 
 
 def test_a_backbone_without_classes_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    card = ModelCard("resnet10t", {"num_classes": 0}, image_size=(32, 32))
+    card = ModelCard("test_resnet", {"num_classes": 0}, image_size=(32, 32))
     save_model(tmp_path / "b.safetensors", card.build().state_dict(), card)
     line = refused(capsys, "--checkpoint", tmp_path / "b.safetensors", "--data", folder)
     assert "has no classes" in line

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from wavevit.cli import label_map_job, label_maps_create
 from wavevit.cli.main import main
 from wavevit.data.classification import open_classification
 from wavevit.data.label_maps import open_label_maps, read_shard_keys, shard_path
-from wavevit.models.card import ModelCard, save_model
 from wavevit.models.teacher import Teacher
 
 NAMES = ["ant", "bee", "cat", "dog"]
@@ -24,18 +23,15 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 PER_CLASS = 5  # 20 images in batches of 2 and shards of 6: the last shard is smaller
 
 
-def save_teacher(path: Path, names: list[str] = NAMES, seed: int = 0, **card: Any) -> Path:
-    torch.manual_seed(seed)
-    values = {"class_names": names, "image_size": (64, 64), "mean": MEAN, "std": STD, **card}
-    model_card = ModelCard("test_resnet", {"num_classes": len(names)}, **values)
-    model = model_card.build()
-    nn.init.normal_(model.get_classifier().weight, std=1.0)  # so that answers differ
-    save_model(path, model.state_dict(), model_card)
-    return path
+@pytest.fixture(scope="session")
+def save_teacher(save_classifier: Callable[..., Path]) -> Callable[..., Path]:
+    """`save_teacher(path, class_names=..., seed=...)`: the model file of a teacher."""
+    values = {"image_size": (64, 64), "mean": MEAN, "std": STD}
+    return partial(save_classifier, name="test_resnet", class_names=NAMES, **values)
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(save_teacher: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_teacher(tmp_path_factory.mktemp("teacher") / "t.safetensors")
 
 
@@ -181,7 +177,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
             run(weights, source, tmp_path / "out")
     assert ((tmp_path / "out/label-maps.json").exists()) == (place[1] == "_draw")
     there = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("maps-*")}
-    (tmp_path / "out/.label-maps.png.123.partial").touch()  # as a real kill may leave behind
+    (tmp_path / "out/.label-maps.png.partial").touch()  # as a real kill may leave behind
     assert run(weights, source, tmp_path / "out", "--resume") == 0
     assert contents(tmp_path / "out") == contents(maps)
     for path, written in there.items():  # what was done is not done again
@@ -292,6 +288,7 @@ def refused(
 
 def test_maps_of_other_settings_are_not_gone_on_with(
     weights: Path,
+    save_teacher: Callable[..., Path],
     source: Path,
     maps: Path,
     tmp_path: Path,
@@ -333,7 +330,11 @@ def test_settings_may_change_before_there_is_any_map(
 
 
 def test_mistakes_are_found_before_any_work(
-    weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weights: Path,
+    save_teacher: Callable[..., Path],
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "out"
     for words, message in (
@@ -346,7 +347,7 @@ def test_mistakes_are_found_before_any_work(
         (("--pretrained", "--teacher", "test_resnet"), "not both"),
     ):
         assert message in refused(capsys, weights, data, folder, *words)
-    other = save_teacher(tmp_path / "other.safetensors", ["ant", "bee", "cat", "eel"])
+    other = save_teacher(tmp_path / "other.safetensors", class_names=["ant", "bee", "cat", "eel"])
     error = refused(capsys, other, data, folder)
     assert "only the teacher has eel; only the data has dog" in error
     assert "is in the folder of the images" in refused(capsys, weights, data, data / "maps")

@@ -1,5 +1,6 @@
 """The command line's manners."""
 
+import runpy
 import subprocess
 import sys
 import warnings
@@ -122,15 +123,37 @@ def test_traceback_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_the_module_runs_as_a_command() -> None:
+def test_the_module_runs_as_a_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["wavevit", "nonsense"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("wavevit", run_name="__main__", alter_sys=True)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("wavevit: error: unknown command 'nonsense'")
+
+
+def test_importing_a_command_loads_no_library() -> None:
+    """What it works with is loaded when it runs; only training's settings need the parser's types.
+
+    An empty package stands in for wavevit itself, whose own import loads torch and timm.
+    """
+    code = (
+        "import importlib, sys, types; package = types.ModuleType('wavevit');"
+        "package.__path__ = [sys.argv[1]]; sys.modules['wavevit'] = package;"
+        "before = set(sys.modules);"
+        "[importlib.import_module(f'wavevit.cli.{name}') for name in sys.argv[2:]];"
+        "loaded = {name.split('.')[0] for name in set(sys.modules) - before};"
+        "print(loaded - set(sys.stdlib_module_names))"
+    )
+    modules = [module for module, _ in COMMANDS.values() if not module.startswith("train_")]
     done = subprocess.run(
-        [sys.executable, "-m", "wavevit", "nonsense"],
+        [sys.executable, "-c", code, *wavevit.__path__, *modules],
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert done.returncode == 2
-    assert done.stderr.startswith("wavevit: error: unknown command 'nonsense'")
+    assert done.stdout == "{'wavevit'}\n"
 
 
 def test_warnings_of_the_parser_stay_away() -> None:

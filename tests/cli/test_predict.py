@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from wavevit.cli.main import main
 from wavevit.cli.predict import predictions
 from wavevit.cli.prediction_files import PictureFolder, picture_name
 from wavevit.data.images import load_image
-from wavevit.models.card import ModelCard, save_model
+from wavevit.models.card import ModelCard
 
 NAMES = ["ant", "bee", "chat noir", "犬"]
 
@@ -33,14 +34,10 @@ def make_image(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> P
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    card = ModelCard("resnet10t", {"num_classes": 4}, class_names=NAMES, image_size=(32, 32))
-    model = card.build()
-    nn.init.normal_(model.get_classifier().weight, std=0.5)
-    path = tmp_path_factory.mktemp("model") / "m.safetensors"
-    save_model(path, model.state_dict(), card)
-    return path
+def checkpoint(
+    save_classifier: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return save_classifier(tmp_path_factory.mktemp("model") / "m.safetensors", "test_resnet", NAMES)
 
 
 @pytest.fixture

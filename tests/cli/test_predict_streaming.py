@@ -3,13 +3,11 @@
 import itertools
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ from wavevit.cli.image_paths import iter_paths
 from wavevit.cli.inference import Classifier
 from wavevit.cli.predict import predictions
 from wavevit.cli.read_ahead import ReadAhead, batches
-from wavevit.models.card import ModelCard, save_model
+from wavevit.models.card import ModelCard
 
 
 def make_image(path: Path) -> Path:
@@ -46,10 +44,8 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    card = ModelCard("resnet10t", {"num_classes": 4}, image_size=(32, 32))
-    save_model(tmp_path / "m.safetensors", card.build().state_dict(), card)
-    return tmp_path / "m.safetensors"
+def checkpoint(save_classifier: Callable[..., Path], tmp_path: Path) -> Path:
+    return save_classifier(tmp_path / "m.safetensors", "test_resnet", ["ant", "bee"])
 
 
 def test_the_first_result_comes_before_the_listing_ends(
@@ -151,51 +147,31 @@ def test_a_large_folder_is_not_listed_before_the_first_path(tmp_path: Path) -> N
 # --- As a process ---------------------------------------------------------------------------------
 
 
-def start(checkpoint: Path, *words: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "wavevit", "predict", "--checkpoint", str(checkpoint)]
-    source = Path(__file__).resolve().parents[2] / "src"
-    return subprocess.Popen(
-        [*command, *map(str, words)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"},
-    )
-
-
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_results_follow_a_growing_list_and_ctrl_c_ends_with_130(
-    checkpoint: Path, folder: Path
+    fork: Any, checkpoint: Path, folder: Path
 ) -> None:
-    process = start(checkpoint, "-", "--device", "cpu")
-    assert process.stdin is not None
-    assert process.stdout is not None
+    command = fork("predict", "--checkpoint", checkpoint, "-", "--device", "cpu")
     read = []
     for name in ("a.png", "sub/c.png"):  # the second one is not known before the first is done
-        process.stdin.write(os.fsencode(folder / name) + b"\n")
-        process.stdin.flush()
-        read.append(json.loads(process.stdout.readline())["path"])
+        command.stdin.write(os.fsencode(folder / name) + b"\n")
+        read.append(json.loads(command.stdout.readline())["path"])
     assert read == [str(folder / "a.png"), str(folder / "sub" / "c.png")]
-    process.send_signal(signal.SIGINT)
+    command.interrupt()
     # The input stays open: the command must not wait for it.
-    assert process.wait(60) == 130
-    assert process.stdout.read() == b""
-    assert process.stderr is not None
-    assert process.stderr.read() == b""
-    for stream in (process.stdin, process.stdout, process.stderr):
-        stream.close()
+    assert command.wait() == 130
+    assert command.stdout.read() == b""
+    assert command.stderr() == ""
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(checkpoint: Path, folder: Path) -> None:
-    process = start(checkpoint, "-", "--device", "cpu", "--batch-size", 1)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdin.write((os.fsencode(folder / "a.png") + b"\n") * 200)
-    process.stdin.flush()
-    assert json.loads(process.stdout.readline())
-    process.stdout.close()  # as `| head -1` does
-    assert process.wait(60) == 0
-    assert process.stderr.read() == b""
-    process.stdin.close()
-    process.stderr.close()
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fork")
+def test_a_reader_that_goes_away_ends_it_quietly(fork: Any, checkpoint: Path, folder: Path) -> None:
+    words = ("predict", "--checkpoint", checkpoint, "-", "--device", "cpu", "--batch-size", 1)
+    command = fork(*words)
+    line = os.fsencode(folder / "a.png") + b"\n"
+    command.stdin.write(line)
+    assert json.loads(command.stdout.readline())
+    command.stdout.close()  # as `| head -1` does
+    command.stdin.write(line)
+    assert command.wait() == 0
+    assert command.stderr() == ""

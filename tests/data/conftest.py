@@ -1,8 +1,7 @@
-"""Tiny pictures and data sets, built on the fly."""
+"""Tiny pictures, built on the fly."""
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,18 +28,3 @@ def encode() -> Callable[..., bytes]:
         return stream.getvalue()
 
     return encode_image
-
-
-@pytest.fixture
-def write_images() -> Callable[..., None]:
-    """`write_images(root, *paths)`: a different small picture, 40 x 36, at each path."""
-
-    def write(root: Path, *paths: str, seed: int = 0) -> None:
-        for number, path in enumerate(paths):
-            rng = np.random.default_rng((seed, number))
-            pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
-            target = root / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(target)
-
-    return write

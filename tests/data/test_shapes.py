@@ -23,10 +23,10 @@ def test_pixels_are_pinned() -> None:
 
 
 def test_train_and_val_share_no_image() -> None:
-    train, val = ShapesDataset("train", num_images=300), ShapesDataset("val", num_images=300)
-    pictures = {dataset.load(i).tobytes() for dataset in (train, val) for i in range(300)}
-    assert len(pictures) == 600
-    assert not {train.sample_id(i) for i in range(300)} & {val.sample_id(i) for i in range(300)}
+    train, val = ShapesDataset("train", num_images=100), ShapesDataset("val", num_images=100)
+    pictures = {dataset.load(i).tobytes() for dataset in (train, val) for i in range(100)}
+    assert len(pictures) == 200
+    assert not set(train.sample_ids()) & set(val.sample_ids())
 
 
 def test_classes_are_outline_times_texture_and_balanced() -> None:
@@ -119,3 +119,12 @@ def test_wrong_arguments_are_named() -> None:
         render_scene(0, 0, classes=[9])
     with pytest.raises(IndexError, match="index 5 out of range for 5 images"):
         ShapesDataset("train", num_images=5).load(5)
+
+
+def test_a_subset_has_the_same_images_under_the_same_names() -> None:
+    dataset = ShapesDataset("val", num_images=20)
+    chosen = dataset.subset(np.array([13, 4, 7])).subset(np.array([2, 0]))
+    assert len(dataset) == 20
+    assert list(chosen.sample_ids()) == [dataset.sample_id(7), dataset.sample_id(13)]
+    assert chosen.labels.tolist() == dataset.labels[[7, 13]].tolist()
+    assert chosen.load(1).tobytes() == dataset.load(13).tobytes()

@@ -68,6 +68,7 @@ WRAPPINGS = {
     "model.state_dict": lambda state: {"model": {"state_dict": state}},
     "module-prefix": lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}},
     "compiled": lambda state: {f"_orig_mod.{k}": v for k, v in state.items()},
+    "EMA": lambda state: {"state_dict": {}, "state_dict_ema": state, "arch": "wavevit_s"},
 }
 
 
@@ -92,10 +93,12 @@ def test_the_names_are_those_that_were_recorded(golden: Path) -> None:
         assert ours == shapes
 
 
-@pytest.mark.parametrize("wrapping", WRAPPINGS)
-@pytest.mark.parametrize("names", ["official", "ours"])
+@pytest.mark.parametrize(
+    ("names", "wrapping"),
+    [*(("official", wrapping) for wrapping in WRAPPINGS), ("ours", "plain"), ("ours", "compiled")],
+)
 def test_timm_and_load_weights_read_every_wrapping(
-    wrapping: str, names: str, source: Any, tmp_path: Path
+    names: str, wrapping: str, source: Any, tmp_path: Path
 ) -> None:
     state = official_state(source) if names == "official" else source.state_dict()
     path = tmp_path / "checkpoint.pth.tar"
@@ -326,8 +329,14 @@ def test_a_checkpoint_without_weights_says_what_it_holds(tmp_path: Path) -> None
         read_checkpoint(tmp_path / "c.pth")
 
 
-@pytest.mark.parametrize("name", timm.list_models("wavevit_*"))
-@pytest.mark.parametrize("arguments", [{}, {"token_label": True}, {"global_pool": "avg"}])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *((name, {}) for name in timm.list_models("wavevit_*")),
+        ("wavevit_test", {"token_label": True}),
+        ("wavevit_test", {"global_pool": "avg"}),
+    ],
+)
 def test_every_variant_is_recognised_by_its_shapes(name: str, arguments: dict[str, Any]) -> None:
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=12, **arguments)

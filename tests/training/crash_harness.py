@@ -14,8 +14,8 @@ around the step-th checkpoint: "kill_in_checkpoint" between writing and renaming
 "kill_after_rename" right behind it, "full_disk" lets no file grow beyond some kilobytes, "vanish"
 removes the folder of checkpoints before; "term_in_check" sends SIGTERM before the validation images
 are read; "nan" puts NaN into the step-th batch, "kill_worker" ends the loader's worker processes at
-the step-th batch, "kill_worker_in_evaluate" those of the command; "truncate" and "flip" damage the
-newest checkpoint before the start; "kill_after_s" ends the process after so many seconds.
+the step-th batch; "truncate" and "flip" damage the newest checkpoint before the start;
+"kill_after_s" ends the process after so many seconds.
 """
 
 import itertools
@@ -36,7 +36,6 @@ from typing import Any
 import torch
 import torch.multiprocessing
 
-import wavevit.cli.inference
 import wavevit.cli.train_classification  # what a run imports: once, before the forks
 import wavevit.training.checkpoint
 import wavevit.training.classification
@@ -132,9 +131,6 @@ def break_at(kind: str, step: float, output: Path) -> None:
         "vanish": lambda: at_checkpoint(lambda: shutil.rmtree(output / "checkpoints")),
         "nan": lambda: at_batch(after=spoil),
         "kill_worker": lambda: at_batch(after=lambda _: kill_workers()),
-        "kill_worker_in_evaluate": lambda: count_calls(
-            wavevit.cli.inference.Classifier, "logits", int(step), before=lambda *_: kill_workers()
-        ),
         "kill_after_s": lambda: threading.Timer(step, kill).start(),
     }
     arm[kind]()

@@ -3,12 +3,12 @@
 import inspect
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from jsonargparse import ArgumentParser, Namespace
     from lightning_fabric import Fabric
@@ -79,80 +79,77 @@ def evaluate(
             "--batch-size must be at least 1 and --num-workers at least 0, got "
             f"{batch_size} and {num_workers}"
         )
-    fabric = _join_processes(device)
-    speaks = fabric is None or fabric.is_global_zero
+    with _processes(device) as fabric:
+        speaks = fabric is None or fabric.is_global_zero
 
-    def prepare() -> "tuple[Classifier, ClassificationSplits]":
-        if output is not None and speaks:
-            evaluation_files.prepare(output, overwrite)
-        classifier = load_classifier(
-            checkpoint,
-            device=device,
-            precision=precision,
-            image_size=image_size,
-            model=model,
-            num_classes=num_classes,
-        )
-        return classifier, open_for(
-            classifier, data, val_fraction=val_fraction, split_seed=split_seed
-        )
+        def prepare() -> "tuple[Classifier, ClassificationSplits]":
+            if output is not None and speaks:
+                evaluation_files.prepare(output, overwrite)
+            classifier = load_classifier(
+                checkpoint,
+                device=device,
+                precision=precision,
+                image_size=image_size,
+                model=model,
+                num_classes=num_classes,
+            )
+            return classifier, open_for(
+                classifier, data, val_fraction=val_fraction, split_seed=split_seed
+            )
 
-    classifier, splits = prepare() if fabric is None else _together(fabric, prepare)
-    dataset = splits.get(split)
-    shown = counter(len(dataset), "evaluating", "images") if speaks else nullcontext(_ignore)
-    with shown as advance:
-        result = measure(classifier, dataset, batch_size, num_workers, advance, fabric)
-    if not speaks:
-        _leave(fabric)
-        return 0
-    _write(
-        f"{classifier.card.model} on {data} ({split}): {len(result.rows):,} images, "
-        f"{classifier.num_classes:,} classes"
-    )
-    for line in table(result, splits.class_names):
-        _write(line)
-    if output is not None:
-        facts = {
-            "model": classifier.card.model,
-            "checkpoint": str(checkpoint),
-            "data": data,
-            "split": split,
-            "data_description": splits.description,
-            "image_size": list(classifier.card.image_size),
-            "batch_size": batch_size,
-            "precision": precision,
-            "device": classifier.device.type,
-        }
-        title = f"{classifier.card.model} on {Path(data).name or data} ({split})"
-        evaluation_files.write(output, result, dataset, facts, title)
-        _write(f"written: {output}")
-    _leave(fabric)
+        classifier, splits = _together(fabric, prepare)
+        dataset = splits.get(split)
+        shown = counter(len(dataset), "evaluating", "images") if speaks else nullcontext(_ignore)
+        with shown as advance:
+            result = measure(classifier, dataset, batch_size, num_workers, advance, fabric)
+        if not speaks:
+            return 0
+        _write(
+            f"{classifier.card.model} on {data} ({split}): {len(result.rows):,} images, "
+            f"{classifier.num_classes:,} classes"
+        )
+        for line in table(result, splits.class_names):
+            _write(line)
+        if output is not None:
+            facts = {
+                "model": classifier.card.model,
+                "checkpoint": str(checkpoint),
+                "data": data,
+                "split": split,
+                "data_description": splits.description,
+                "image_size": list(classifier.card.image_size),
+                "batch_size": batch_size,
+                "precision": precision,
+                "device": classifier.device.type,
+            }
+            title = f"{classifier.card.model} on {Path(data).name or data} ({split})"
+            evaluation_files.write(output, result, dataset, facts, title)
+            _write(f"written: {output}")
     return 0
 
 
-def _join_processes(device: str) -> "Fabric | None":
+@contextmanager
+def _processes(device: str) -> "Iterator[Fabric | None]":
     """The processes that torchrun or SLURM started; None for a single one, which needs nothing."""
     if os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")) == "1":
-        return None
-    from wavevit.training.processes import launch_fabric
+        yield None
+        return
+    from wavevit.training.processes import launch_fabric, leave
 
     fabric = launch_fabric(
         precision="fp32", accelerator=device, strategy="ddp", timeout_s=_TIMEOUT_S
     )
-    return fabric if fabric.world_size > 1 else None
+    yield fabric if fabric.world_size > 1 else None
+    leave()  # not after an error: the others may be waiting in the middle of something
 
 
-def _together(fabric: "Fabric", work: "Callable[[], T]") -> "T":
+def _together(fabric: "Fabric | None", work: "Callable[[], T]") -> "T":
+    """Does work in every process; if it fails in one of them, every one raises."""
+    if fabric is None:
+        return work()
     from wavevit.training.processes import together
 
     return together(fabric, work)
-
-
-def _leave(fabric: "Fabric | None") -> None:
-    if fabric is not None:
-        from wavevit.training.processes import leave
-
-        leave()
 
 
 def _ignore(count: int) -> None:
@@ -268,12 +265,10 @@ def measure(
             if advance is not None:
                 advance(len(sample_ids) * (1 if fabric is None else fabric.world_size))
 
-    if fabric is None:
-        measure_share()
-    else:
+    _together(fabric, measure_share)
+    if fabric is not None:
         from wavevit.training.processes import gather
 
-        _together(fabric, measure_share)
         for rank, rows in enumerate(gather(fabric, metrics.rows())):
             if rank != fabric.global_rank:
                 metrics.merge(rows)

@@ -13,12 +13,12 @@ import numpy as np
 
 import wavevit
 from wavevit.data.classification import ClassificationDataset
+from wavevit.files import write_text
 from wavevit.metrics.classification import ClassificationResult
 from wavevit.pictures import per_class
 from wavevit.pictures.confusion import draw_confusion, draw_reliability
 from wavevit.pictures.grids import draw_predictions
 from wavevit.pictures.per_class import draw_per_class
-from wavevit.pictures.style import write_atomically
 from wavevit.training.examples import choose_examples
 
 NAMES = (
@@ -80,7 +80,7 @@ def write(
     names = dataset.class_names
     for name in NAMES:  # a narrower set of files must not stand beside leftovers of an older one
         (folder / name).unlink(missing_ok=True)
-    _write_text(folder / "per_class.csv", _per_class_csv(result, names))
+    write_text(folder / "per_class.csv", _per_class_csv(result, names))
     # Of a thousand classes of the model, the data may have ten.
     used = (result.confusion.sum(axis=0) + result.confusion.sum(axis=1)) > 0
     draw_confusion(
@@ -103,7 +103,7 @@ def write(
         path = folder / "per_class.png"
         draw_per_class(result.class_accuracy, result.class_counts, names, path, title=title)
     draw_predictions(choose_examples(result, dataset), folder / "predictions.png", title=title)
-    _write_text(folder / "metrics.json", _metrics_json(result, names, facts))
+    write_text(folder / "metrics.json", _metrics_json(result, names, facts))
 
 
 def _per_class_csv(result: ClassificationResult, names: list[str]) -> str:
@@ -142,7 +142,3 @@ def _metrics_json(result: ClassificationResult, names: list[str], facts: dict[st
         content["class_names"] = names
         content["confusion"] = result.confusion.tolist()
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))

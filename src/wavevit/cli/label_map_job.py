@@ -4,7 +4,7 @@ Shape legend: B images of a batch, k classes per cell, H W rows and columns of a
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from wavevit.data.classification import ClassificationDataset
@@ -288,36 +287,6 @@ class Job:
             )
 
 
-class Chosen:
-    """The images of a data set at some indices, in that order.
-
-    Args:
-        dataset: The images.
-        indices: Those to take.
-    """
-
-    def __init__(self, dataset: ClassificationDataset, indices: Sequence[int]) -> None:
-        self.dataset = dataset
-        self.indices = np.asarray(indices, np.int64)  # flat: shared by worker processes
-        self.class_names = dataset.class_names
-        self.labels = dataset.labels[self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def sample_id(self, index: int) -> str:
-        """Unique name of an image."""
-        return self.dataset.sample_id(int(self.indices[index]))
-
-    def sample_ids(self) -> Iterator[str]:
-        """The names of all images in order."""
-        return map(self.sample_id, range(len(self)))
-
-    def load(self, index: int, *, min_size: int | None = None) -> Image.Image:
-        """The image in mode RGB; raises `UnreadableImageError`."""
-        return self.dataset.load(int(self.indices[index]), min_size=min_size)
-
-
 def make_maps(
     job: Job,
     oracle: Oracle,
@@ -343,10 +312,10 @@ def make_maps(
     if not pending:
         return
     (job.folder / INDEX_NAME).unlink(missing_ok=True)  # it stands for a complete set
-    chosen = Chosen(job.dataset, [index for number in pending for index in job.indices(number)])
+    left = [index for number in pending for index in job.indices(number)]
     arriving = iter(
         eval_loader(
-            chosen,
+            job.dataset.subset(np.array(left, np.int64)),
             transform,
             batch_size=job.batch_size,
             num_workers=num_workers,

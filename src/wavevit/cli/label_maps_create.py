@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from wavevit.files import write_text
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
@@ -45,8 +47,8 @@ def create(
     --resume and ends with the same files as an uninterrupted one.
 
     Args:
-        data: Folder (train/ with class folders, or class folders), CSV file, or "shapes" for the
-            built-in generated set.
+        data: Folder (train/ with class folders, or class folders), CSV file, folder or URL of tar
+            shards, or "shapes" for the built-in generated set.
         output: New folder for the maps.
         teacher: timm name of a classifier of the data's classes; a model file of wavevit knows its
             own.
@@ -190,7 +192,7 @@ def _keep_settings(job: "Job", settings: dict[str, Any]) -> None:
 
     path = job.folder / SETTINGS
     if not any(shard_path(job.folder, number).exists() for number in range(job.num_shards)):
-        _write_text(path, json.dumps(settings, indent=1) + "\n")
+        write_text(path, json.dumps(settings, indent=1) + "\n")
         return
     try:
         there = dict(json.loads(path.read_bytes()))
@@ -282,7 +284,7 @@ def _finish(job: "Job", oracle: "Oracle", class_names: list[str]) -> None:
     listing = job.folder / UNREADABLE_NAME
     if job.unreadable:
         lines = [f"{job.dataset.sample_id(i)}\t{job.unreadable[i]}" for i in sorted(job.unreadable)]
-        _write_text(listing, "\n".join(lines) + "\n")
+        write_text(listing, "\n".join(lines) + "\n")
     else:
         listing.unlink(missing_ok=True)
     _draw(job, oracle, class_names)
@@ -331,12 +333,6 @@ def _report_unreadable(job: "Job") -> int:
         "them and run this again with --resume\n"
     )
     return 1
-
-
-def _write_text(path: Path, text: str) -> None:
-    from wavevit.data.label_map_shards import write_atomically
-
-    write_atomically(path, text.encode("utf-8", "surrogateescape"))
 
 
 def _write(line: str) -> None:

@@ -41,7 +41,8 @@ def shard(
         val_fraction: Share of each class to write as val split where the data has none; with 0
             training holds images out, as it does with the data itself.
         split_seed: Seed of that choice.
-        index_only: Write only index and manifest, beside train*.tar and val*.tar that others made.
+        index_only: Write only index and manifest, beside train*.tar and val*.tar that others made;
+            no other settings than --class-names and --overwrite go with it.
         class_names: With --index-only: text file with a class name per line, label 0 first.
         overwrite: Replace shards in the output folder, or the index.
 
@@ -59,6 +60,13 @@ def shard(
             raise ValueError(
                 f"--index-only writes beside the tar files in {data!r}; leave out {out!r}"
             )
+        _refuse_unused(
+            samples_per_shard=samples_per_shard,
+            megabytes_per_shard=megabytes_per_shard,
+            shuffle_seed=shuffle_seed,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+        )
         manifest = _index(data, class_names, overwrite)
         out = data
     else:
@@ -106,6 +114,17 @@ def run(options: "Namespace") -> int:
     """
     names = inspect.signature(shard).parameters
     return shard(**{name: getattr(options, name) for name in names})
+
+
+def _refuse_unused(**settings: object) -> None:
+    """Refuses what says how to write tar files, where they are there already."""
+    parameters = inspect.signature(shard).parameters
+    for name, value in settings.items():
+        if value != parameters[name].default:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{option} is for writing tar files, not for --index-only; leave it out"
+            )
 
 
 def _check_places(data: str, out: str | None, overwrite: bool) -> Path:

@@ -58,6 +58,10 @@ class ClassificationDataset(Protocol):
         """The image in mode RGB; raises `UnreadableImageError` (see `images.load_image`)."""
         ...
 
+    def subset(self, indices: NDArray[np.int64]) -> "ClassificationDataset":
+        """The data set of the images at `indices`, in that order, with the same class names."""
+        ...
+
 
 @dataclass(frozen=True)
 class ClassificationSplits:

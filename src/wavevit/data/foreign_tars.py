@@ -23,8 +23,9 @@ from wavevit.data.csv_file import VAL_NAMES, sort_labels
 from wavevit.data.image_files import PathTable
 from wavevit.data.images import IMAGE_EXTENSIONS
 from wavevit.data.shard_index import MANIFEST_NAME, Manifest, Shard, ShardIndex, parse_manifest
-from wavevit.data.shard_writer import write_file, write_index
+from wavevit.data.shard_writer import write_index
 from wavevit.data.shared_array import SharedArray
+from wavevit.files import write_file
 
 _KEY = re.compile(r"(?:\./)?((?:.*/|)[^./][^./]*)\.([^/]*)", re.DOTALL)
 # Such as train-000.tar or imagenet1k-validation-00.tar: the word begins the name or a part of it.

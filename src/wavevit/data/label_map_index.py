@@ -9,13 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wavevit.data.label_map_shards import (
-    FORMAT,
-    LabelMapError,
-    Shard,
-    shard_path,
-    write_atomically,
-)
+from wavevit.data.label_map_shards import FORMAT, LabelMapError, Shard, shard_path
+from wavevit.files import write_text
 
 INDEX_NAME = "label-maps.json"
 _VERSION = 1
@@ -87,7 +82,7 @@ def write_index(
         "shards": [{"file": shard.path.name, "count": len(shard)} for shard in shards],
     }
     path = folder / INDEX_NAME
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

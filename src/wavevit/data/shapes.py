@@ -7,6 +7,7 @@ class away: the textures' periods are some 5 pixels of 64. One scene serves all 
 Shape legend: N objects, H rows, W columns. Lengths inside are in units of the image's side.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -90,7 +91,8 @@ class ShapesDataset:
             raise ValueError(f"num_images is at least 1, got {num_images}")
         _check_scene_arguments(seed, 0, image_size)
         self.class_names = list(CLASS_NAMES)
-        self.labels = np.arange(num_images, dtype=np.int64) % len(CLASS_NAMES)
+        self._scenes = np.arange(num_images, dtype=np.int64)
+        self.labels = self._scenes % len(CLASS_NAMES)
         self.split = split
         self.image_size = image_size
         self.seed = seed
@@ -101,7 +103,7 @@ class ShapesDataset:
     def sample_id(self, index: int) -> str:
         """Name of an image, such as "shapes/train/disc-dots/000002"."""
         label = int(self.labels[index])
-        return f"shapes/{self.split}/{self.class_names[label]}/{index:06d}"
+        return f"shapes/{self.split}/{self.class_names[label]}/{self._scenes[index]:06d}"
 
     def sample_ids(self) -> Iterator[str]:
         """The names of all images in order."""
@@ -113,11 +115,17 @@ class ShapesDataset:
             raise IndexError(f"index {index} out of range for {len(self)} images")
         scene = render_scene(
             self.seed,
-            index + (_VAL_OFFSET if self.split == "val" else 0),
+            int(self._scenes[index]) + (_VAL_OFFSET if self.split == "val" else 0),
             image_size=self.image_size,
             classes=[int(self.labels[index])],
         )
         return Image.fromarray(scene.image)
+
+    def subset(self, indices: NDArray[np.int64]) -> "ShapesDataset":
+        """The data set of the images at `indices`, in that order, with the same class names."""
+        chosen = copy.copy(self)
+        chosen._scenes, chosen.labels = self._scenes[indices], self.labels[indices]
+        return chosen
 
 
 def render_scene(

@@ -28,6 +28,7 @@ from wavevit.data.shard_index import (
     parse_manifest,
 )
 from wavevit.data.shared_array import SharedArray
+from wavevit.files import sync_file, sync_folder, write_file
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK
@@ -151,23 +152,6 @@ def write_index(folder: Path, split: str, index: ShardIndex, shards: list[Shard]
     return ShardSplit(len(index), name, len(content), zlib.crc32(content), shards)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file that is either not there or complete, also after a power cut.
-
-    Args:
-        path: Of the file; an old one is replaced.
-        content: Of the file.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            _to_disk(file)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _write_split(
     images: StoredImages,
     writer: "_TarWriter",
@@ -249,7 +233,7 @@ class _TarWriter:
             return
         size = self._file.tell() + 2 * _BLOCK
         self._file.write(bytes(2 * _BLOCK + -size % _RECORD))
-        _to_disk(self._file)
+        sync_file(self._file)
         name = Path(self._file.name).name
         self.shards.append(Shard(name, self._file.tell(), self._num_samples))
         self._file.close()
@@ -285,11 +269,6 @@ def _files_of(manifest: Manifest) -> set[str]:
     return names
 
 
-def _to_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """Gives an empty folder beside `folder` that takes its place, or vanishes on an error."""
@@ -307,18 +286,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
             if old.exists():
                 os.rename(old, folder)
             raise
-        _folder_to_disk(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _folder_to_disk(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

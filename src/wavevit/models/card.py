@@ -1,17 +1,20 @@
 """Model files: safetensors weights with a card that says how to rebuild and feed the network."""
 
 import json
-import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import timm
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from wavevit.files import replacing
+
 _METADATA_KEY = "wavevit"
+
+AnyCard = TypeVar("AnyCard", bound="Card")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,18 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     return model
 
 
-def save_model(path: Path, state: dict[str, Tensor], card: ModelCard) -> None:
+class Card(Protocol):
+    """A data class of plain values that says how to rebuild and feed a network."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def task(self) -> str:
+        """What the network does; tells one kind of card from another."""
+        ...
+
+
+def save_model(path: Path, state: dict[str, Tensor], card: Card) -> None:
     """Writes weights and card as one safetensors file; an existing file is replaced at once.
 
     Args:
@@ -84,25 +98,34 @@ def save_model(path: Path, state: dict[str, Tensor], card: ModelCard) -> None:
     """
     contiguous = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     metadata = {"format": "pt", _METADATA_KEY: json.dumps(asdict(card), sort_keys=True)}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         save_file(contiguous, partial, metadata=metadata)
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_card(path: Path) -> ModelCard | None:
-    """The card of a safetensors file, or None when it has none.
+    """The card of a safetensors file with a classifier, or None when it has no card.
 
     Args:
         path: The file.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not a safetensors file, or its card is not one of ours.
+        ValueError: Not a safetensors file, or its card is not one of a classifier.
+    """
+    values = read_card_values(path, task="classification")
+    return None if values is None else card_from(ModelCard, values, path)
+
+
+def read_card_values(path: Path, *, task: str | None = None) -> dict[str, Any] | None:
+    """The values of the card in a safetensors file, or None when it has none.
+
+    Args:
+        path: The file.
+        task: What the card must be of; None takes any, and "task" among the values tells.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a safetensors file, its card is damaged, or of another task.
     """
     if not path.is_file():
         raise FileNotFoundError(f"expected a model file, but {path} does not exist")
@@ -114,12 +137,41 @@ def read_card(path: Path) -> ModelCard | None:
     if text is None:
         return None
     try:
-        values = json.loads(text)
-        for name in ("image_size", "mean", "std"):
-            values[name] = tuple(values[name])
-        return ModelCard(**values)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"the model card inside {path} cannot be read ({error}); was it written by a newer "
-            "version of wavevit?"
-        ) from error
+        values: dict[str, Any] = json.loads(text)
+        found = values.get("task", "classification")
+    except (AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(_unreadable(path, error)) from error
+    if task is not None and found != task:
+        raise ValueError(f"{path} holds a model for {found}, where one for {task} is expected")
+    return values
+
+
+def card_from(kind: type[AnyCard], values: dict[str, Any], path: Path) -> AnyCard:
+    """A card from its values; lists become tuples where the card has tuples.
+
+    Args:
+        kind: Of card.
+        values: From `read_card_values`.
+        path: The file, for the message.
+
+    Raises:
+        ValueError: They are not those of such a card.
+    """
+    try:
+        defaults = kind(**values)
+        # JSON has no tuples.
+        tuples = {
+            each.name: tuple(getattr(defaults, each.name))
+            for each in fields(kind)
+            if str(each.type).startswith("tuple")
+        }
+        return replace(defaults, **tuples)
+    except TypeError as error:
+        raise ValueError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return (
+        f"the model card inside {path} cannot be read ({error}); was it written by a newer version "
+        "of wavevit?"
+    )

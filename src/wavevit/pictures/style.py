@@ -3,7 +3,6 @@
 Everything here works on `Figure` objects; pyplot and its global list of figures are never used.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import ImageFont
+
+from wavevit.files import replacing
 
 INK = "#1f2933"
 MUTED = "#66727f"
@@ -126,13 +127,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Pictures can be drawn again: nobody waits for the disk after each one.
+    with replacing(path, durable=False) as partial, open(partial, "wb") as file:
+        write(file)
 
 
 def one_line(text: str, limit: int) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from wavevit.files import sync_file, sync_folder
+
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"^step_(\d{10})-([0-9a-f]{16})\.ckpt$")
@@ -40,8 +42,7 @@ def save_checkpoint(directory: Path, step: int, content: dict[str, Any], *, keep
     try:
         with open(partial, "wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
+            sync_file(file)
         path = directory / f"step_{step:010d}-{_digest(partial)}.ckpt"
         os.replace(partial, path)
     except RuntimeError as error:
@@ -50,7 +51,7 @@ def save_checkpoint(directory: Path, step: int, content: dict[str, Any], *, keep
         raise OSError(f"cannot write the checkpoint {partial}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
-    _sync_directory(directory)
+    sync_folder(directory)
     if not verifies(path):
         raise OSError(f"{path} differs from what was written to it: the disk is not to be trusted")
     others = [other for other in list_checkpoints(directory) if other != path]
@@ -129,16 +130,6 @@ def _is_write_failure(error: RuntimeError) -> bool:
     # What torch.save makes of a full disk. Other errors may come at any moment, such as the death
     # of a loader's worker, and are not about this file.
     return bool(re.search(r"PytorchStreamWriter|inline_container|unexpected pos", str(error)))
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name != "posix":  # elsewhere a directory cannot be opened for that
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

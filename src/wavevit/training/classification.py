@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from wavevit.data.image_files import ImageFileDataset
 from wavevit.data.label_maps import open_label_maps
 from wavevit.data.loader import (
     Batch,
@@ -24,7 +23,6 @@ from wavevit.data.loader import (
     train_loader,
 )
 from wavevit.data.samplers import TrainSampler
-from wavevit.data.shards import ShardDataset
 from wavevit.data.transforms import TracedTransform, Transform, eval_transform
 from wavevit.data.worker_failures import received
 from wavevit.metrics.classification import ClassificationMetrics, ClassificationResult
@@ -204,15 +202,12 @@ class ClassificationTask:
         unreadable = {key: value for index in sorted(found) for key, value in found[index].items()}
         kept = [index for index in range(len(self.val_set)) if index not in found]
         example = next(iter(unreadable.values()))
-        files = isinstance(self.val_set, ImageFileDataset | ShardDataset)
-        held_out = self.splits.held_out and files
-        if not held_out or not kept:
+        if not self.splits.held_out or not kept:
             raise ValueError(
                 f"{len(unreadable)} of {len(self.val_set)} validation images cannot be read, and "
                 f"evaluation does not skip: {example}; list them with `wavevit check-data`"
             )
         self.left_out = unreadable
-        assert isinstance(self.val_set, ImageFileDataset | ShardDataset)
         self.val_set = self.val_set.subset(np.array(kept))
         logger.warning(
             "%d of the images held out for validation cannot be read and are left out: %s",
