@@ -2,32 +2,45 @@
 
 import os
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import jsonargparse
 
-_SECONDS_BETWEEN_LINES = 5.0
+    from wavevit.data.check_report import CheckReport
+    from wavevit.data.detection_report import DetectionReport
 
 
 def check_data(
-    data: str, *, num_workers: int = 2, json: Path | None = None, overwrite: bool = False
+    data: str,
+    *,
+    num_workers: int = 2,
+    json: Path | None = None,
+    overwrite: bool = False,
+    task: Literal["classification", "detection"] | None = None,
+    format: Literal["coco", "yolo", "voc"] | None = None,
 ) -> int:
     """Read every image of a data set once and list what is wrong with it.
 
-    Lists unreadable, duplicate, tiny, huge and mislabelled files, pictures that are in training and
-    in validation, extensions that contradict the content, and other files among the images, each
-    with its path; and class counts and image sizes. Exit code 0: nothing wrong; 1: problems found.
+    Of images in class folders, lists unreadable, duplicate, tiny, huge and mislabelled files,
+    pictures that are in training and in validation, extensions that contradict the content, and
+    other files among the images, each with its path; and class counts and image sizes. Of images
+    with boxes or masks, lists every annotation that is wrong, with its file and id or line, and the
+    images as above; and classes, sizes of boxes, crowd, and images without objects. Exit code 0:
+    nothing wrong; 1: problems found.
 
     Args:
         data: Folder with train/ and val/ class folders, folder of class folders, CSV file with the
-            columns path,label and perhaps split, or folder or URL of tar shards.
+            columns path,label and perhaps split, or folder or URL of tar shards. Or folder of a
+            COCO, YOLO or Pascal VOC data set, or its .json or .yaml file.
         num_workers: Threads that decode images; 0 decodes in the main thread.
         json: File to write the full report to as JSON.
         overwrite: Replace the JSON file if it exists.
+        task: What the data is for, where the names of its files do not tell.
+        format: Layout of data for detection that looks like more than one.
 
     Returns:
         The exit code.
@@ -38,13 +51,31 @@ def check_data(
         OSError: If `data` is a URL that cannot be read.
         ValueError: If `data` is no data set.
     """
-    from wavevit.data.check import check_dataset
-    from wavevit.data.check_report import report_lines
+    from wavevit.data.detection_layouts import detection_formats
 
     if json is not None:
         _check_output(json, overwrite)
-    report = check_dataset(data, num_workers=num_workers, on_progress=_progress_lines())
-    for line in report_lines(report):
+    if task is None:
+        is_detection = format is not None or bool(detection_formats(data))
+        task = "detection" if is_detection else "classification"
+    report: CheckReport | DetectionReport
+    lines: Iterable[str]
+    with _progress() as on_progress:
+        if task == "detection":
+            from wavevit.data import detection_report
+            from wavevit.data.detection_check import check_detection
+
+            report = check_detection(
+                data, format=format, num_workers=num_workers, on_progress=on_progress
+            )
+            lines = detection_report.report_lines(report)
+        else:
+            from wavevit.data import check_report
+            from wavevit.data.check import check_dataset
+
+            report = check_dataset(data, num_workers=num_workers, on_progress=on_progress)
+            lines = check_report.report_lines(report)
+    for line in lines:
         _write(line)
     if json is not None:
         _write_json(json, report.as_dict(), overwrite)
@@ -54,17 +85,29 @@ def check_data(
 
 def add_arguments(parser: "jsonargparse.ArgumentParser") -> None:
     """Adds the command's options to its parser."""
-    parser.add_function_arguments(check_data)
+    parser.add_argument("folder", nargs="?", default=None, help="Short for --data.")
+    parser.add_argument("--data", type=str, default=None, help=_help_of_data())
+    parser.add_function_arguments(check_data, skip={"data"})
 
 
 def run(options: "jsonargparse.Namespace") -> int:
     """Runs the command; returns the exit code."""
+    given = [place for place in (options.folder, options.data) if place is not None]
+    if len(given) != 1:
+        raise ValueError("expected one data set to check: wavevit check-data DATA")
     return check_data(
-        options.data,
+        given[0],
         num_workers=options.num_workers,
         json=options.json,
         overwrite=options.overwrite,
+        task=options.task,
+        format=options.format,
     )
+
+
+def _help_of_data() -> str:
+    text = check_data.__doc__ or ""
+    return " ".join(text.partition("data: ")[2].partition("num_workers: ")[0].split())
 
 
 def _check_output(path: Path, overwrite: bool) -> None:
@@ -88,23 +131,21 @@ def _write_json(path: Path, content: dict[str, object], overwrite: bool) -> None
         file.write("\n")
 
 
-def _progress_lines() -> Callable[[int, int, int], None]:
-    """A callback that writes a line to standard error every few seconds."""
-    start = last = time.monotonic()
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int, int], None]]:
+    """A callback that shows progress, from the first file on: before, their number is not known."""
+    from wavevit.cli.counter import counter
 
-    def on_progress(done: int, total: int, num_problems: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_LINES:
-            last = now
-            rate = done / (now - start)
-            sys.stderr.write(
-                f"{done:,} of {total:,} files read, {num_problems:,} problems so far, "
-                f"{rate:,.0f} files/s, {(total - done) / rate:,.0f} s left\n"
-            )
-            sys.stderr.flush()
+    with ExitStack() as stack:
+        advance: Callable[[int], None] | None = None
 
-    return on_progress
+        def on_progress(done: int, total: int, num_problems: int) -> None:
+            nonlocal advance
+            if advance is None:
+                advance = stack.enter_context(counter(total, "reading", "files"))
+            advance(1)
+
+        yield on_progress
 
 
 def _write(line: str) -> None:

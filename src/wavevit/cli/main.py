@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": ("predict", "run a model on images"),
     "convert": ("convert", "rewrite an official checkpoint as a model file"),
     "check-data": ("check_data", "read a data set once and list what is wrong with it"),
+    "convert-data": ("convert_data", "rewrite annotated images as COCO, YOLO or Pascal VOC"),
     "shard": ("shard", "write a data set as tar files with an index"),
     "label-maps create": ("label_maps_create", "make token-label maps with a teacher network"),
     "label-maps pack": ("label_maps_pack", "put official token-label maps into a few large files"),

@@ -3,43 +3,28 @@
 Shape legend: N files.
 """
 
-import hashlib
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from wavevit.data.check_listing import Listing, list_dataset
 from wavevit.data.check_report import HUGE_PIXELS, PROBLEM_KINDS, TINY_SIDE, CheckReport, Problem
-from wavevit.data.images import (
-    FORMAT_OF_EXTENSION,
-    ImageTooLargeError,
-    UnreadableImageError,
-    decode_image,
+from wavevit.data.file_inspection import (
+    FileFacts,
+    Inspection,
+    digest_of_pixels,
+    equal_rows,
+    extension_fault,
+    inspect_files,
+    run_in_order,
 )
+from wavevit.data.images import ImageTooLargeError, UnreadableImageError
 from wavevit.data.shards import ShardDataset
-
-# What a user would not call another format.
-_SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}
-_FILES_IN_FLIGHT_PER_WORKER = 4
-_BLOCK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class _FileFacts:
-    width: int
-    height: int
-    format: str
-    file_digest: bytes
-    pixel_digest: bytes
 
 
 def check_dataset(
@@ -83,7 +68,7 @@ def check_dataset(
     for index, result in enumerate(_inspect_all(listing, num_workers)):
         is_image = bool(listing.is_image[index])
         problems += _problems_of_file(listing.paths[index], result, is_image)
-        if isinstance(result, _FileFacts) and is_image:
+        if isinstance(result, FileFacts) and is_image:
             sizes[index] = result.width, result.height
             file_digests[index] = np.frombuffer(result.file_digest, np.uint64)
             pixel_digests[index] = np.frombuffer(result.pixel_digest, np.uint64)
@@ -91,7 +76,7 @@ def check_dataset(
         if on_progress is not None:
             on_progress(index + 1, total, len(problems))
     readable = np.flatnonzero(sizes[:, 0])
-    for group in _equal_rows(pixel_digests, readable):
+    for group in equal_rows(pixel_digests, readable):
         problems += _problems_of_group(listing, group, file_digests)
     rank = {kind: number for number, kind in enumerate(PROBLEM_KINDS)}
     problems.sort(key=lambda problem: (rank[problem.kind], problem.paths))
@@ -106,47 +91,16 @@ def check_dataset(
     )
 
 
-def _inspect_all(listing: Listing, num_workers: int) -> Iterator[_FileFacts | UnreadableImageError]:
+def _inspect_all(listing: Listing, num_workers: int) -> Iterator[Inspection]:
     """Results in file order, with a bounded number of files being worked on."""
-    tasks: Iterator[Callable[[], _FileFacts | UnreadableImageError]]
-    if listing.shards is not None:
-        shards = listing.shards
-        tasks = (partial(_inspect_in_shard, shards, index) for index in range(len(shards)))
-    else:
-        tasks = (partial(_inspect, listing.root / path) for path in listing.paths)
-    if num_workers == 0:
-        yield from (task() for task in tasks)
-        return
-    # Decoders and hashes release the interpreter lock, so threads share the work.
-    pending: deque[Future[_FileFacts | UnreadableImageError]] = deque()
-    with ThreadPoolExecutor(num_workers, "check-data") as pool:
-        try:
-            for task in islice(tasks, num_workers * _FILES_IN_FLIGHT_PER_WORKER):
-                pending.append(pool.submit(task))
-            while pending:
-                result = pending.popleft().result()
-                pending.extend(pool.submit(task) for task in islice(tasks, 1))
-                yield result
-        finally:
-            for future in pending:
-                future.cancel()
+    if listing.shards is None:
+        return inspect_files((listing.root / path for path in listing.paths), num_workers)
+    shards = listing.shards
+    tasks = (partial(_inspect_in_shard, shards, index) for index in range(len(shards)))
+    return run_in_order(tasks, num_workers)
 
 
-def _inspect(path: Path) -> _FileFacts | UnreadableImageError:
-    try:
-        image, image_format = decode_image(path)
-    except UnreadableImageError as error:
-        # Without the traceback, whose frames would keep the half decoded image alive.
-        return error.with_traceback(None)
-    try:
-        file_digest = _digest_of_file(path)
-    except OSError as error:
-        return UnreadableImageError(str(path), str(error))
-    digest = _digest_of_pixels(image)
-    return _FileFacts(image.width, image.height, image_format, file_digest, digest)
-
-
-def _inspect_in_shard(shards: ShardDataset, index: int) -> _FileFacts | UnreadableImageError:
+def _inspect_in_shard(shards: ShardDataset, index: int) -> Inspection:
     place = shards.place(index)
     try:
         image, image_format = shards.decode(index)
@@ -154,27 +108,11 @@ def _inspect_in_shard(shards: ShardDataset, index: int) -> _FileFacts | Unreadab
         return type(error)(error.path, f"{error.reason} (in {place.shard.file})")
     # Two files are compared by it only where their pixels are equal.
     content = place.size.to_bytes(8, "little") + place.crc32.to_bytes(8, "little")
-    digest = _digest_of_pixels(image)
-    return _FileFacts(image.width, image.height, image_format, content, digest)
+    digest = digest_of_pixels(image)
+    return FileFacts(image.width, image.height, image_format, content, digest)
 
 
-def _digest_of_pixels(image: Image.Image) -> bytes:
-    digest = hashlib.blake2b(f"{image.width} x {image.height}".encode(), digest_size=16)
-    digest.update(image.tobytes())
-    return digest.digest()
-
-
-def _digest_of_file(path: Path) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.digest()
-
-
-def _problems_of_file(
-    path: str, result: _FileFacts | UnreadableImageError, is_image: bool
-) -> Iterator[Problem]:
+def _problems_of_file(path: str, result: Inspection, is_image: bool) -> Iterator[Problem]:
     extension = os.path.splitext(path)[1].lower()
     if isinstance(result, UnreadableImageError):
         if not is_image:
@@ -184,30 +122,17 @@ def _problems_of_file(
         else:
             yield Problem("unreadable", (path,), result.reason)
         return
-    image_format = _SAME_FORMAT.get(result.format, result.format)
-    expected = FORMAT_OF_EXTENSION.get(extension)
     if not is_image:
-        yield Problem("extension", (path,), f"a {image_format} image, not used under this name")
+        detail = f"a {result.format} image, not used under this name"
+        yield Problem("extension", (path,), detail)
         return
-    if expected != image_format:
-        named = f"named as {expected}" if expected else "without an image's extension"
-        yield Problem("extension", (path,), f"a {image_format} image {named}")
+    fault = extension_fault(path, result.format)
+    if fault is not None:
+        yield Problem("extension", (path,), fault)
     if min(result.width, result.height) < TINY_SIDE:
         yield Problem("tiny", (path,), f"{result.width} x {result.height} pixels")
     if result.width * result.height > HUGE_PIXELS:
         yield Problem("huge", (path,), f"{result.width} x {result.height} pixels")
-
-
-def _equal_rows(
-    digests: NDArray[np.uint64], candidates: NDArray[np.int64]
-) -> Iterator[NDArray[np.int64]]:
-    """Yields the indices of each group of two or more candidates with equal digests, in order."""
-    order = candidates[np.lexsort((digests[candidates, 0], digests[candidates, 1]))]
-    is_same = (digests[order[1:]] == digests[order[:-1]]).all(1)
-    starts = np.flatnonzero(np.concatenate([[True], ~is_same])) if len(order) else order
-    sizes = np.diff(np.append(starts, len(order)))
-    for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
-        yield np.sort(order[start : start + size])
 
 
 def _problems_of_group(

@@ -116,7 +116,7 @@ def decode_image(source: str | Path | BinaryIO, *, min_size: int | None = None) 
     path = _name_of(source)
     try:
         if isinstance(source, str | Path):
-            with _open_regular_file(source) as stream:
+            with open_regular_file(source) as stream:
                 return _decode(stream, path, min_size)
         return _decode(source, path, min_size)
     except UnreadableImageError:
@@ -127,7 +127,7 @@ def decode_image(source: str | Path | BinaryIO, *, min_size: int | None = None) 
     except Exception as error:
         # Damaged files reach every corner of the decoders: SyntaxError, struct.error, EOFError,
         # OverflowError, ZeroDivisionError and MemoryError have all been seen.
-        raise UnreadableImageError(path, _reason(error)) from error
+        raise UnreadableImageError(path, why_unreadable(error)) from error
 
 
 def iter_image_files(
@@ -222,7 +222,16 @@ def _name_of(source: str | Path | BinaryIO) -> str:
     return name if isinstance(name, str) else "<stream>"
 
 
-def _open_regular_file(path: str | Path) -> BinaryIO:
+def open_regular_file(path: str | Path) -> BinaryIO:
+    """An open file that is neither empty nor anything that would be waited for.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UnreadableImageError: It is no such file.
+        OSError: It cannot be opened.
+    """
     # Opening a named pipe or a terminal would wait for ever, so the type is asked first.
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
@@ -235,7 +244,7 @@ def _open_regular_file(path: str | Path) -> BinaryIO:
 
 
 def _decode(stream: BinaryIO, path: str, min_size: int | None) -> DecodedImage:
-    with _pillow_warnings_ignored():
+    with pillow_warnings_ignored():
         image = Image.open(stream, formats=IMAGE_FORMATS)
     with image:
         width, height = image.size
@@ -247,18 +256,22 @@ def _decode(stream: BinaryIO, path: str, min_size: int | None) -> DecodedImage:
         if min_size is not None:
             image.draft(None, (min_size, min_size))
         # Pillow's TIFF reader looks at metadata, and so warns, while it decodes.
-        quiet = _pillow_warnings_ignored() if image_format == "TIFF" else nullcontext()
+        quiet = pillow_warnings_ignored() if image_format == "TIFF" else nullcontext()
         with _truncated_files_refused(), quiet:
             image.load()
-        rgb = _upright(to_rgb(image), _orientation(image))
+        rgb = _upright(to_rgb(image), exif_orientation(image))
     rgb.info = {}
     return DecodedImage(rgb, image_format)
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8 of a loaded image; 1 where the metadata is damaged, as in viewers."""
+def exif_orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8 of a loaded image; 1 where the metadata is damaged, as in viewers.
+
+    Args:
+        image: From Pillow.
+    """
     try:
-        with _pillow_warnings_ignored():
+        with pillow_warnings_ignored():
             value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception as error:  # noqa: BLE001 - whatever a broken EXIF block raises
         del error
@@ -271,7 +284,12 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _reason(error: Exception) -> str:
+def why_unreadable(error: Exception) -> str:
+    """What to tell of an image that could not be read.
+
+    Args:
+        error: What Pillow or the system raised.
+    """
     if isinstance(error, UnidentifiedImageError):
         formats = ", ".join(IMAGE_FORMATS)
         return f"the content is no image, or of an unsupported kind (supported: {formats})"
@@ -315,7 +333,8 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def _pillow_warnings_ignored() -> Iterator[None]:
+def pillow_warnings_ignored() -> Iterator[None]:
+    """Inside, Pillow's warnings about what it reads are not shown."""
     if _warnings_are_off:
         yield
         return

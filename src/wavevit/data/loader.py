@@ -1,26 +1,23 @@
 """From a data set to batches of tensors, with unreadable files accounted for."""
 
-import random
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from wavevit.data.classification import ClassificationDataset
-from wavevit.data.images import UnreadableImageError, ignore_pillow_warnings
+from wavevit.data.images import UnreadableImageError
 from wavevit.data.label_maps import LabelMaps
+from wavevit.data.loading import batches_of, collate_strictly, load_or_replace, strict_batches
+from wavevit.data.loading import seeded as seeded  # known from here, too
 from wavevit.data.samplers import EvalSampler, SampleRequest, TrainSampler
 from wavevit.data.token_labels import TokenLogits, crop_label_map
 from wavevit.data.transforms import TracedTransform, Transform
-from wavevit.data.worker_failures import received
-
-MAX_REPLACEMENTS = 100
 
 
 @dataclass
@@ -153,21 +150,9 @@ class TrainView(Dataset[Sample]):
 
     def __getitem__(self, request: SampleRequest) -> Sample:
         index, seed = request
-        unreadable: dict[str, str] = {}
         with seeded(seed):
-            for _ in range(MAX_REPLACEMENTS):
-                try:
-                    picture = self.dataset.load(index)
-                except UnreadableImageError as error:
-                    unreadable[self.dataset.sample_id(index)] = str(error)
-                    index = random.randrange(len(self.dataset))
-                    continue
-                return self._sample(picture, index, unreadable)
-        example = next(iter(unreadable.values()))
-        raise ValueError(
-            f"{MAX_REPLACEMENTS} images in a row could not be read, the last ones such as: "
-            f"{example}; list them all with `wavevit check-data`"
-        )
+            picture, index, unreadable = load_or_replace(self.dataset, index)
+            return self._sample(picture, index, unreadable)
 
     def _sample(self, picture: Image.Image, index: int, unreadable: dict[str, str]) -> Sample:
         label = int(self.dataset.labels[index])
@@ -200,22 +185,6 @@ class EvalView(Dataset["Sample | dict[str, str]"]):
         return Sample(self.transform(picture), int(self.dataset.labels[index]), index)
 
 
-def collate_strictly(samples: "list[Sample | dict[str, str]]") -> "Batch | dict[str, str]":
-    """A batch, or, if any sample is unreadable, all such ids and reasons.
-
-    Args:
-        samples: What `EvalView` gives.
-    """
-    readable = [sample for sample in samples if isinstance(sample, Sample)]
-    if len(readable) == len(samples):
-        return collate(readable)
-    unreadable: dict[str, str] = {}
-    for sample in samples:
-        if isinstance(sample, dict):
-            unreadable.update(sample)
-    return unreadable
-
-
 def train_loader(
     dataset: ClassificationDataset,
     transform: Transform | TracedTransform,
@@ -237,18 +206,14 @@ def train_loader(
         label_maps: Label maps, if there are any; the transform is then a traced one.
         timeout_s: Longest wait for a batch of the workers, seconds; 0 waits for ever.
     """
-    return DataLoader(
+    return batches_of(
         TrainView(dataset, transform, label_maps),
-        batch_sampler=sampler,
-        collate_fn=collate,
+        sampler,
+        collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_prepare_worker,
-        # Its own generator: building an iterator must not advance the global one, or a resumed run
-        # would draw other numbers than an uninterrupted one.
-        generator=torch.Generator().manual_seed(0),
-        prefetch_factor=4 if num_workers else None,
-        timeout=timeout_s if num_workers else 0,
+        timeout_s=timeout_s,
+        prefetch_factor=4,
     )
 
 
@@ -275,15 +240,13 @@ def eval_loader(
         pin_memory: Whether batches are copied to page-locked memory, for CUDA.
         timeout_s: Longest wait for a batch of the workers, seconds; 0 waits for ever.
     """
-    return DataLoader(
+    return batches_of(
         EvalView(dataset, transform),
-        batch_sampler=EvalSampler(len(dataset), batch_size, rank=rank, num_processes=num_processes),
-        collate_fn=collate_strictly,
+        EvalSampler(len(dataset), batch_size, rank=rank, num_processes=num_processes),
+        partial(collate_strictly, collate=collate),
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_prepare_worker,
-        generator=torch.Generator().manual_seed(0),
-        timeout=timeout_s if num_workers else 0,
+        timeout_s=timeout_s,
     )
 
 
@@ -300,41 +263,4 @@ def strict(batches: "DataLoader[Sample | dict[str, str]]") -> Iterator[Batch]:
         ValueError: An image cannot be read: evaluation does not skip.
         LoaderError: A worker process died.
     """
-    for batch in received(batches):
-        if not isinstance(batch, Batch):
-            reason = next(iter(batch.values()))
-            raise ValueError(f"evaluation does not skip images, and one cannot be read: {reason}")
-        yield batch
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seeds the generators of ``random``, numpy and torch inside the context.
-
-    In a worker process they are left seeded: nothing else draws from them there.
-
-    Args:
-        seed: 64 bits.
-    """
-    in_worker = get_worker_info() is not None
-    saved = None if in_worker else (random.getstate(), np.random.get_state(), torch.get_rng_state())
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        if saved is not None:
-            random.setstate(saved[0])
-            np.random.set_state(saved[1])
-            torch.set_rng_state(saved[2])
-
-
-def _prepare_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    ignore_pillow_warnings()
-    # Ctrl-C and job managers signal every process of a run at once. The main one decides what
-    # happens; it still needs batches while it saves. A worker ends when its parent does.
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    yield from strict_batches(batches)
