@@ -4,6 +4,7 @@ Importing the package registers its models: ``timm.create_model("wavevit_s")``.
 """
 
 from wavevit import layers
+from wavevit.detection.factory import create_detector
 from wavevit.models import wave_vit as _wave_vit  # registers the models with timm
 from wavevit.models.folding import fuse
 from wavevit.models.weights import load_weights
@@ -11,6 +12,6 @@ from wavevit.ops.dwt import dwt2, idwt2
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["__version__", "dwt2", "fuse", "idwt2", "layers", "load_weights"]
+__all__ = ["__version__", "create_detector", "dwt2", "fuse", "idwt2", "layers", "load_weights"]
 
 del _wave_vit

@@ -6,6 +6,7 @@ import pickle
 import warnings
 import zipfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,9 @@ def _looks_pickled(path: Path) -> bool:
 def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> LoadReport:
     """Loads a checkpoint file into a network and says what became of every key.
 
-    Our names and, for Wave-ViT, the official ones are understood. The head is left out, with a
-    message, when class counts differ, and keeps its fresh weights when the file has none.
+    Our names are understood and, for Wave-ViT and detectors, those of the official files. The head
+    is left out, with a message, when class counts differ, and keeps its fresh weights when the file
+    has none.
 
     Args:
         model: The network; a Wave-ViT, its ``features_only`` form, or any other.
@@ -186,7 +188,9 @@ def match_weights(
     Raises:
         ValueError: An official wavelet buffer does not hold the Haar filters.
     """
-    state, dropped = official.adapt(model, state)
+    # Networks of other rooms, such as detectors, bring the names of their own origin along.
+    adapt = getattr(model, "adapt_checkpoint", None) or partial(official.adapt, model)
+    state, dropped = adapt(state)
     expected = model.state_dict()
     heads = (*official.head_prefixes(model), "class_attn.", "norm.")
     report = LoadReport(
@@ -202,7 +206,7 @@ def match_weights(
     report.complete = not (
         report.unexpected
         or report.mismatched
-        or any(not name.startswith(heads) for name in report.missing)
+        or any(not name.startswith(heads) and name not in dropped for name in report.missing)
     )
     usable = {
         name: value

@@ -1,0 +1,94 @@
+"""Model files of detectors: how to rebuild one and what size of images it was trained for."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from wavevit.detection.detector import Detector
+from wavevit.detection.factory import create_detector
+from wavevit.models.card import card_from, read_card_values
+
+TASK = "detection"
+
+
+@dataclass(frozen=True)
+class DetectorCard:
+    """How to rebuild a detector and prepare its input, stored inside its safetensors file.
+
+    Attributes:
+        detector: Name for `create_detector`.
+        backbone: timm model name.
+        options: Arguments of `create_detector` that change the network or its detections.
+        class_names: One name per label, in order.
+        category_ids: Id of each class in COCO files, which results are written with.
+        short_edge: Images are resized so that the shorter side has so many pixels,
+        long_edge: unless the longer side would have more than these.
+        size_rule: "multiple_of_16" (official) or "keep_ratio"; see `data.detection_resize`.
+        metrics: Measured results, e.g. ``{"box_ap": 0.443}``, as fractions.
+        task: "detection".
+    """
+
+    detector: str
+    backbone: str
+    options: dict[str, Any] = field(default_factory=dict)
+    class_names: list[str] = field(default_factory=list)
+    category_ids: list[int] = field(default_factory=list)
+    short_edge: int = 800
+    long_edge: int = 1333
+    size_rule: str = "multiple_of_16"
+    metrics: dict[str, float] = field(default_factory=dict)
+    task: str = TASK
+
+    def build(self) -> Detector:
+        """The detector with fresh weights, in evaluation mode.
+
+        Raises:
+            ValueError: There is no such detector or backbone, or it does not take the options.
+        """
+        detector = create_detector(
+            self.detector, self.backbone, num_classes=len(self.class_names), **self.options
+        )
+        return detector.eval()
+
+
+def read_detector_card(path: Path) -> DetectorCard:
+    """The card of a safetensors file with a detector.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a safetensors file, without a card, or with another kind of model.
+    """
+    values = read_card_values(path, task=TASK)
+    if values is None:
+        raise ValueError(
+            f"{path} does not say which detector it holds; convert it with `wavevit convert`, or "
+            "take the best.safetensors of a run"
+        )
+    return card_from(DetectorCard, values, path)
+
+
+def load_detector(path: Path) -> tuple[Detector, DetectorCard]:
+    """The detector of a model file, or of a run directory's best.safetensors, for evaluation.
+
+    Args:
+        path: The file or the directory.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a detector's file, or its weights do not fit its card.
+    """
+    if path.is_dir():
+        path = path / "best.safetensors"
+    card = read_detector_card(path)
+    detector = card.build()
+    try:
+        detector.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the weights in {path} do not fit its card: {reason}") from error
+    return detector, card
