@@ -39,6 +39,7 @@ import torch.multiprocessing
 import wavevit.cli.train_classification  # what a run imports: once, before the forks
 import wavevit.training.checkpoint
 import wavevit.training.classification
+import wavevit.training.detection_report
 import wavevit.training.loop
 import wavevit.training.report
 from wavevit.cli.main import main
@@ -183,8 +184,9 @@ def start(scenario: dict[str, Any], breaks: list[list[Any]]) -> dict[str, Any]:
     def work(rank: int) -> int:
         torch.set_num_threads(1)
         if not scenario.get("pictures"):
-            for name in ("write_samples", "write_pictures"):
-                setattr(wavevit.training.report, name, lambda *_: None)
+            for report in (wavevit.training.report, wavevit.training.detection_report):
+                for name in ("write_samples", "write_pictures"):
+                    setattr(report, name, lambda *_: None)
         if processes > 1:
             os.environ |= {
                 "TORCHELASTIC_RUN_ID": "test",

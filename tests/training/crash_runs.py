@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wavevit.training.checkpoint import load_newest_checkpoint
+from wavevit.training.checkpoint import load_checkpoint, newest_checkpoint
 
 KILLED, STOPPED, DIVERGED, BROKEN, USAGE = -9, 75, 3, 4, 2
 
@@ -37,9 +37,9 @@ class Run:
 
     def checkpoint(self) -> dict[str, Any]:
         """Content of the newest checkpoint that verifies."""
-        content = load_newest_checkpoint(self.folder / "checkpoints")
-        assert content is not None
-        return content
+        path = newest_checkpoint(self.folder / "checkpoints")
+        assert path is not None
+        return load_checkpoint(path)
 
     def log(self) -> list[dict[str, Any]]:
         """Rows of the log, without what depends on the clock."""

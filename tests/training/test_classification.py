@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +176,33 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(
     assert "train/" in error
     assert error.count("\n") == 1
     assert len(rows(tmp_path / "run", "train")) == 3
+
+
+def test_a_finished_run_whose_best_network_is_lost_gets_it_back(
+    train: Train, tmp_path: Path
+) -> None:
+    """From the weights of its last checkpoint."""
+    assert train() == 0
+    best = tmp_path / "run" / "best.safetensors"
+    best.unlink()
+    assert train("--resume") == 0
+    assert best.is_file()
+
+
+def test_a_reader_that_goes_away_does_not_end_a_run(tmp_path: Path, image_folder: Path) -> None:
+    words = ["--data", str(image_folder), "--model", "wavevit_test", "--output", "run"]
+    words += ["--data.image-size", "32", "--data.num-workers", "0", "--optim.epochs", "1"]
+    command = " ".join([sys.executable, "-m", "wavevit", "train", "classification", *words])
+    done = subprocess.run(
+        f"{command} --optim.warmup-epochs 0 | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "best.safetensors").is_file()
 
 
 def test_resuming_with_other_settings_is_refused_and_named(

@@ -4,7 +4,12 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from wavevit.training.processes import launch_fabric, lost_processes_explained
+from wavevit.training.processes import (
+    EchoedError,
+    launch_fabric,
+    lost_processes_explained,
+    said_once,
+)
 from wavevit.training.state import FORMAT, TrainingState
 from wavevit.training.teaching_settings import Distillation, TokenLabels
 
@@ -20,12 +25,37 @@ def test_a_world_without_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) 
         launch()
 
 
-def test_a_taken_port_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def launched(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    """As torchrun would have started one of two processes."""
     for name in ("RANK", "LOCAL_RANK"):
-        monkeypatch.setenv(name, "0")
+        monkeypatch.setenv(name, str(rank))
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+
+
+def test_a_mistake_that_all_processes_find_is_told_by_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launched(monkeypatch, rank=0)
+    with pytest.raises(ValueError, match="wrong") as told, said_once():
+        raise ValueError("wrong")
+    assert not isinstance(told.value, EchoedError)
+    launched(monkeypatch, rank=1)
+    with pytest.raises(EchoedError, match="wrong"), said_once():
+        raise ValueError("wrong")
+
+
+def test_a_wrong_network_interface_is_a_mistake_and_not_a_lost_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launched(monkeypatch, rank=0)
+    with pytest.raises(ValueError, match="GLOO_SOCKET_IFNAME"), lost_processes_explained():
+        raise RuntimeError("[gloo/transport/tcp/device.cc] Unable to find address for: nope0")
+
+
+def test_a_taken_port_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, rank=0)
     words = "The server socket has failed to listen: EADDRINUSE, address already in use"
     with pytest.raises(ValueError, match="another --master-port"), lost_processes_explained():
         raise torch.distributed.DistNetworkError(words)

@@ -1,5 +1,6 @@
 """How far a command is: a bar on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -28,6 +29,14 @@ class Silence:
         """Says nothing."""
 
 
+class _Console(Console):
+    """Falls silent when whoever reads its output has gone: the run's log goes on telling."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class TrainingProgress:
     """Shows the steps and evaluations of a training run.
 
@@ -36,7 +45,7 @@ class TrainingProgress:
     """
 
     def __init__(self, seconds_between_lines: float = 10) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = _Console(highlight=False, soft_wrap=True)
         self.seconds_between_lines = seconds_between_lines
         self._last_line = 0.0
         self._bar: Progress | None = None

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from wavevit.data.images import UnreadableImageError, ignore_pillow_warnings
+from wavevit.data.samplers import EvalSampler
 from wavevit.data.worker_failures import received
 
 MAX_REPLACEMENTS = 100
@@ -61,6 +62,51 @@ def load_or_replace(source: SampleSource[T], index: int) -> tuple[T, int, dict[s
         f"{MAX_REPLACEMENTS} images in a row could not be read, the last ones such as: "
         f"{example}; list them all with `wavevit check-data`"
     )
+
+
+class _WhyUnreadable(Dataset["tuple[int, dict[str, str]] | None"]):
+    """None for a sample that can be loaded, or its index and ``{id: reason}``."""
+
+    def __init__(self, source: SampleSource[Any]) -> None:
+        self.source = source
+
+    def __getitem__(self, index: int) -> "tuple[int, dict[str, str]] | None":
+        try:
+            self.source.load(index)
+        except UnreadableImageError as error:
+            return index, {self.source.sample_id(index): str(error)}
+        return None
+
+
+def find_unreadable(
+    source: SampleSource[Any],
+    *,
+    num_workers: int,
+    rank: int = 0,
+    num_processes: int = 1,
+    timeout_s: float = 0,
+) -> dict[int, dict[str, str]]:
+    """The samples of this process's share that cannot be loaded: index to ``{id: reason}``.
+
+    Args:
+        source: The samples.
+        num_workers: Processes that load; 0 loads in this one.
+        rank: Index of this process.
+        num_processes: Number of processes.
+        timeout_s: Longest wait for a worker, seconds; 0 waits for ever.
+
+    Raises:
+        LoaderError: A process that loads images died.
+    """
+    loader = batches_of(
+        _WhyUnreadable(source),
+        EvalSampler(len(source), 16, rank=rank, num_processes=num_processes),
+        list,
+        num_workers=num_workers,
+        pin_memory=False,
+        timeout_s=timeout_s,
+    )
+    return {found[0]: found[1] for batch in received(loader) for found in batch if found}
 
 
 def collate_strictly(

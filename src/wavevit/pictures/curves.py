@@ -1,6 +1,7 @@
 """Learning curves of a run, from the rows of its log."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from wavevit.pictures.style import BLUE, INK, MUTED, ORANGE, house_style, panel_figure, save_figure
+from wavevit.pictures.style import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    RED,
+    house_style,
+    panel_figure,
+    save_figure,
+)
 
 Row = dict[str, Any]
 _TICK_STEPS = [1, 2, 5, 10]
@@ -17,15 +28,30 @@ _TICK_STEPS = [1, 2, 5, 10]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def draw_curves(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
-    """Loss, accuracy and learning rate over the steps of a run, epochs on top.
+_ACCURACIES = {"top1": "top-1", "top5": "top-5"}
+_PART_COLORS = (BLUE, ORANGE, GREEN, RED, "#8158b6", "#00a0ad", "#7a523c")
+
+
+def draw_curves(
+    rows: Sequence[Row],
+    path: Path,
+    *,
+    title: str = "",
+    scores: Mapping[str, str] = _ACCURACIES,
+    scores_title: str = "Validation accuracy",
+) -> None:
+    """Loss, its parts if any, scores and learning rate over the steps of a run, epochs on top.
 
     Args:
-        rows: Rows of ``log.jsonl``: ``{"kind": "train", "step", "epoch", "loss", "lr"}`` and
-            ``{"kind": "evaluation", "step", "epoch", "loss", "top1", "top5"}``; accuracies are
-            fractions. A curve whose numbers are absent is left out.
+        rows: Rows of ``log.jsonl``: ``{"kind": "train", "step", "epoch", "loss", "lr"}``, perhaps
+            with parts of the loss called "loss_...", and ``{"kind": "evaluation", "step",
+            "epoch", "loss"}`` with the scores, which are fractions. A curve whose numbers are
+            absent is left out.
         path: PNG file to write.
         title: Line above the panels.
+        scores: Names of scores in the rows, and what to call them; the best of the first one is
+            marked.
+        scores_title: Line above their panel.
 
     Raises:
         OSError: The file cannot be written.
@@ -33,18 +59,21 @@ def draw_curves(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
     train = [row for row in rows if row.get("kind") == "train"]
     evaluation = [row for row in rows if row.get("kind") == "evaluation"]
     with house_style():
-        figure = panel_figure(1320, 430)
+        parts = _parts(train)
+        figure = panel_figure(1320 if not parts else 1760, 430)
         if title:
             figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
-        loss, accuracy, rate = figure.subplots(1, 3)
+        loss, *between, score, rate = figure.subplots(1, 4 if parts else 3)
         _draw_loss(loss, train, evaluation)
-        _draw_accuracy(accuracy, evaluation)
+        for axes in between:
+            _draw_parts(axes, parts)
+        _draw_scores(score, evaluation, scores, scores_title)
         _plot(rate, _curve(train, "lr"), color=MUTED)
         rate.set_title("Learning rate")
         rate.set_ylim(bottom=0)
         rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         last_step = max((row["step"] for row in rows if "step" in row), default=1)
-        for axes in (loss, accuracy, rate):
+        for axes in (loss, *between, score, rate):
             _draw_steps_and_epochs(axes, rows, last_step)
         save_figure(figure, path)
 
@@ -76,12 +105,41 @@ def _draw_loss(axes: Axes, train: Sequence[Row], evaluation: Sequence[Row]) -> N
         axes.legend(loc="upper right")
 
 
-def _draw_accuracy(axes: Axes, evaluation: Sequence[Row]) -> None:
-    axes.set_title("Validation accuracy")
+def _parts(train: Sequence[Row]) -> dict[str, Curve]:
+    """Curves of the loss's parts; those of stages, "loss_cls_0" and so on, are added up."""
+    sums: list[Row] = []
+    for row in train:
+        of_row: Row = {"step": row["step"]}
+        for name, value in row.items():
+            if name.startswith("loss_") and value is not None:
+                kind = re.sub(r"_\d+$", "", name.removeprefix("loss_"))
+                of_row[kind] = of_row.get(kind, 0.0) + value
+        sums.append(of_row)
+    names = dict.fromkeys(name for row in sums for name in row if name != "step")
+    return {name: _curve(sums, name) for name in names}
+
+
+def _draw_parts(axes: Axes, parts: Mapping[str, Curve]) -> None:
+    axes.set_title("Parts of the training loss")
+    for number, (name, (steps, values)) in enumerate(parts.items()):
+        window = len(steps) // 40 * 2 + 1
+        color = _PART_COLORS[number % len(_PART_COLORS)]
+        shown = smoothed(values, window) if window > 1 else values
+        _plot(axes, (steps, shown), color=color, label=name.replace("_", " "))
+    axes.legend(loc="upper right")
+
+
+def _draw_scores(
+    axes: Axes, evaluation: Sequence[Row], scores: Mapping[str, str], title: str
+) -> None:
+    axes.set_title(title)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
-    _plot(axes, _curve(evaluation, "top5"), color=ORANGE, label="top-5", marker="o", alpha=0.55)
-    steps, values = _curve(evaluation, "top1")
-    _plot(axes, (steps, values), color=BLUE, label="top-1", marker="o")
+    first, *others = scores.items()
+    colors = (ORANGE, GREEN, RED, MUTED)
+    for (key, name), color in zip(others, colors, strict=False):
+        _plot(axes, _curve(evaluation, key), color=color, label=name, marker="o", alpha=0.55)
+    steps, values = _curve(evaluation, first[0])
+    _plot(axes, (steps, values), color=BLUE, label=first[1], marker="o")
     if len(values) == 0:
         return
     best = int(values.argmax())

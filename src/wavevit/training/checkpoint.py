@@ -10,7 +10,7 @@ import os
 import random
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -38,12 +38,17 @@ def save_checkpoint(directory: Path, step: int, content: dict[str, Any], *, keep
         OSError: It cannot be written, e.g. the disk is full; older checkpoints are untouched.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    for left_over in directory.glob(".step_*.partial"):  # of a process that was killed
+        left_over.unlink(missing_ok=True)
     partial = directory / f".step_{step:010d}.partial"
     try:
         with open(partial, "wb") as file:
-            torch.save(content, file)
+            hashed = _HashedFile(file)
+            torch.save(content, cast("IO[bytes]", hashed))
             sync_file(file)
-        path = directory / f"step_{step:010d}-{_digest(partial)}.ckpt"
+            if hasattr(os, "posix_fadvise"):  # so that it is read back from the disk
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        path = directory / f"step_{step:010d}-{hashed.digest()}.ckpt"
         os.replace(partial, path)
     except RuntimeError as error:
         if not _is_write_failure(error):
@@ -85,8 +90,18 @@ def checkpoint_step(path: Path) -> int:
     return int(match[1])
 
 
-def load_newest_checkpoint(directory: Path) -> dict[str, Any] | None:
-    """Content of the newest checkpoint that verifies, or None when there is none at all.
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Content of a checkpoint, on the CPU.
+
+    Args:
+        path: From `newest_checkpoint`.
+    """
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint that verifies, or None when there is none at all.
 
     Args:
         directory: Where checkpoints live; may be missing.
@@ -97,8 +112,7 @@ def load_newest_checkpoint(directory: Path) -> dict[str, Any] | None:
     paths = list_checkpoints(directory)
     for path in paths:
         if verifies(path):
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return content
+            return path
         logger.warning("%s is damaged (its hash differs); trying the one before it", path)
     if paths:
         raise ValueError(
@@ -115,7 +129,29 @@ def verifies(path: Path) -> bool:
         path: A checkpoint.
     """
     match = _NAME.match(path.name)
-    return match is not None and path.is_file() and _digest(path) == match[2]
+    try:
+        return match is not None and path.is_file() and _digest(path) == match[2]
+    except OSError as error:
+        logger.warning("%s cannot be read: %s", path, error.strerror)
+        return False
+
+
+class _HashedFile:
+    """A file that hashes what is written to it, for `torch.save`, which only ever appends."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self._digest.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def digest(self) -> str:
+        return self._digest.hexdigest()[:16]
 
 
 def _digest(path: Path) -> str:

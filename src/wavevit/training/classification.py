@@ -1,16 +1,11 @@
 """The classification task: what the loop needs to train a classifier."""
 
-import hashlib
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -26,34 +21,18 @@ from wavevit.data.samplers import TrainSampler
 from wavevit.data.transforms import TracedTransform, Transform, eval_transform
 from wavevit.data.worker_failures import received
 from wavevit.metrics.classification import ClassificationMetrics, ClassificationResult
-from wavevit.models.card import save_model
 from wavevit.training.classification_settings import (
     Augmentation,
     ClassificationData,
     Classifier,
 )
+from wavevit.training.fingerprint import digest, digest_names, file_pieces
+from wavevit.training.model_file import read_best, write_best
 from wavevit.training.objectives import LabelObjective, Objective
 from wavevit.training.processes import gather, together
 from wavevit.training.run_directory import RunDirectory
 from wavevit.training.teaching_settings import Distillation, TokenLabels
-
-logger = logging.getLogger(__name__)
-
-
-def _digest(pieces: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece + b"\0")
-    return digest.hexdigest()[:16]
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    """The content of a file, or of all files of a folder, a part at a time."""
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-    for each in files:
-        with open(each, "rb") as file:
-            while piece := file.read(1 << 20):
-                yield piece
+from wavevit.training.validation_check import check_images
 
 
 class ClassificationTask:
@@ -155,15 +134,14 @@ class ClassificationTask:
         Images count by their names, labels and order, not by their pixels; official label maps,
         one small file each, only by the images' names.
         """
-        found = {"classes": _digest(name.encode() for name in self.splits.class_names)}
+        found = {"classes": digest_names(self.splits.class_names)}
         for name, images in (("training", self.train_set), ("validation", self.val_set)):
-            names = (each.encode("utf-8", "surrogateescape") for each in images.sample_ids())
-            found[f"{name} images"] = _digest(names)
-            found[f"{name} labels"] = _digest([np.asarray(images.labels, np.int64).tobytes()])
+            found[f"{name} images"] = digest_names(images.sample_ids())
+            found[f"{name} labels"] = digest([np.asarray(images.labels, np.int64).tobytes()])
         if self.label_maps is not None:
-            found["label maps"] = _digest([self.label_maps.maps.checksums()])
+            found["label maps"] = digest([self.label_maps.maps.checksums()])
         if self.teacher_weights is not None:
-            found["teacher's weights"] = _digest(_pieces(self.teacher_weights))
+            found["teacher's weights"] = digest(file_pieces(self.teacher_weights))
         return found
 
     def check_validation_set(self, fabric: Fabric, timeout_s: float = 0) -> None:
@@ -181,39 +159,15 @@ class ClassificationTask:
             LoaderError: A process that loads images died.
         """
         self.timeout_s = timeout_s
-        mine: dict[int, dict[str, str]] = {}
-        first, step = fabric.global_rank, fabric.world_size
-        loader = eval_loader(
+        kept, self.left_out = check_images(
+            fabric,
             self.val_set,
-            self.eval_transform,
-            batch_size=1,
+            may_leave_out=self.splits.held_out,
             num_workers=self.data.num_workers,
-            rank=first,
-            num_processes=step,
             timeout_s=timeout_s,
         )
-        for number, batch in enumerate(received(loader)):
-            if not isinstance(batch, Batch):
-                mine[first + number * step] = batch
-        parts = gather(fabric, mine)
-        found = {index: reason for part in parts for index, reason in part.items()}
-        if not found:
-            return
-        unreadable = {key: value for index in sorted(found) for key, value in found[index].items()}
-        kept = [index for index in range(len(self.val_set)) if index not in found]
-        example = next(iter(unreadable.values()))
-        if not self.splits.held_out or not kept:
-            raise ValueError(
-                f"{len(unreadable)} of {len(self.val_set)} validation images cannot be read, and "
-                f"evaluation does not skip: {example}; list them with `wavevit check-data`"
-            )
-        self.left_out = unreadable
-        self.val_set = self.val_set.subset(np.array(kept))
-        logger.warning(
-            "%d of the images held out for validation cannot be read and are left out: %s",
-            len(unreadable),
-            example,
-        )
+        if self.left_out:
+            self.val_set = self.val_set.subset(np.array(kept))
 
     def build_model(self) -> nn.Module:
         """The network with its initial or fine-tuned weights."""
@@ -354,8 +308,7 @@ class ClassificationTask:
             metrics: Its results.
         """
         kept = {key: value for key, value in metrics.items() if key != "score"}
-        card = replace(self.card, metrics=kept)
-        save_model(run.path / "best.safetensors", state, card)
+        write_best(run, state, replace(self.card, metrics=kept))
 
     def load_best(self, run: RunDirectory) -> dict[str, Tensor]:
         """The weights in ``best.safetensors``.
@@ -366,11 +319,4 @@ class ClassificationTask:
         Raises:
             ValueError: The file is gone or damaged.
         """
-        path = run.path / "best.safetensors"
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(
-                f"the best network of the run cannot be read from {path} ({error}); its last "
-                "weights are in the newest checkpoint"
-            ) from error
+        return read_best(run)

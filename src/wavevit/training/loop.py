@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from wavevit.data.loader import Batch
 from wavevit.data.samplers import mix_seeds
 from wavevit.data.worker_failures import worker_failures_explained
 from wavevit.training.batch_norm import (
@@ -21,7 +20,7 @@ from wavevit.training.batch_norm import (
     shared_statistics,
     synchronise_batch_norm,
 )
-from wavevit.training.checkpoint import load_newest_checkpoint, save_checkpoint
+from wavevit.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from wavevit.training.optimization import Optimization
 from wavevit.training.processes import (
     EarlyStop,
@@ -41,7 +40,20 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the weights are those before the step."""
 
 
-class Task(Protocol):
+class TrainBatch(Protocol):
+    """What the loop looks at of a task's batches."""
+
+    indices: Tensor
+    """Of the samples in the data set, int64 ``(B,)``, on the CPU."""
+
+    unreadable: dict[str, str]
+    """Files that could not be read on the way here: sample id to reason."""
+
+
+AnyBatch = TypeVar("AnyBatch", bound=TrainBatch)
+
+
+class Task(Protocol[AnyBatch]):
     """What the loop needs of a task: a model, batches, a loss and an evaluation."""
 
     num_samples: int
@@ -58,11 +70,14 @@ class Task(Protocol):
 
     def train_batches(
         self, fabric: Fabric, *, start: int, stop: int, accumulate: int, timeout_s: float
-    ) -> Iterator[Batch]:
+    ) -> Iterator[AnyBatch]:
         """This process's batches of steps start..stop, ``accumulate`` a step, on the device."""
 
-    def loss(self, fabric: Fabric, model: nn.Module, batch: Batch) -> Tensor:
-        """The loss of a batch, a scalar."""
+    def loss(self, fabric: Fabric, model: nn.Module, batch: AnyBatch) -> Tensor | dict[str, Tensor]:
+        """The loss of a batch, a scalar, or the parts that it is the sum of, by name.
+
+        The parts are logged beside their sum. Every batch of a run has the same ones.
+        """
 
     def sample_ids(self, indices: Tensor) -> list[str]:
         """Ids of training samples, for messages."""
@@ -229,7 +244,7 @@ class Trainer:
     def fit(
         self,
         fabric: Fabric,
-        task: Task,
+        task: Task[AnyBatch],
         optim: Optimization,
         run: RunDirectory,
         *,
@@ -268,7 +283,7 @@ class Trainer:
     def _fit(
         self,
         fabric: Fabric,
-        task: Task,
+        task: Task[AnyBatch],
         optim: Optimization,
         run: RunDirectory,
         seed: int,
@@ -276,10 +291,12 @@ class Trainer:
         progress: Progress,
         signals: "StopSignals",
     ) -> Outcome:
-        accumulate = self.passes_per_step(task.batch_size, fabric.world_size)
+        accumulate = together(
+            fabric, lambda: self.passes_per_step(task.batch_size, fabric.world_size)
+        )
         images_per_step = task.batch_size * accumulate * fabric.world_size
         steps_per_epoch = task.num_samples / images_per_step
-        total_steps = math.ceil(optim.total_epochs * steps_per_epoch)
+        total_steps = math.ceil(optim.total_epochs * steps_per_epoch - 1e-9)
         model, state = self._set_up(fabric, task, optim, run, seed, images_per_step)
         position = state.position
         evaluated_network = state.network if state.ema is None else state.ema.module
@@ -306,18 +323,18 @@ class Trainer:
             while position.step < total_steps and not early and not stopping:
                 started = time.perf_counter()
                 scheduler.step_update(position.step)
-                losses: list[Tensor] = []
+                losses: list[dict[str, Tensor]] = []
                 indices: list[Tensor] = []
                 for pass_ in range(accumulate):
                     batch = next(batches)
                     position.unreadable.update(batch.unreadable)
                     last_pass = pass_ == accumulate - 1
                     with fabric.no_backward_sync(model, enabled=not last_pass):
-                        loss = task.loss(fabric, model, batch) / accumulate
+                        loss, parts = _with_parts(task.loss(fabric, model, batch), accumulate)
                         fabric.backward(loss)
-                    losses.append(loss.detach())
+                    losses.append({"loss": loss.detach(), **parts})
                     indices.append(batch.indices)
-                mean_loss, stopping = _agree(
+                mean_losses, stopping = _agree(
                     fabric, task, state, losses, indices, bool(signals.received)
                 )
                 grad_norm = self._clip(fabric, model, state.optimizer)
@@ -327,7 +344,7 @@ class Trainer:
                     state.ema.update(state.network, step=position.step)
                 position.step += 1
                 position.seconds += time.perf_counter() - started
-                meter.add(mean_loss, images_per_step, time.perf_counter() - started)
+                meter.add(mean_losses, images_per_step, time.perf_counter() - started)
 
                 at_end = position.step == total_steps
                 row: dict[str, Any] = {
@@ -362,7 +379,10 @@ class Trainer:
                 self._save(fabric, run, state)
         run.close_log()
         finished = early or position.step >= total_steps
-        if finished and (not metrics or position.best_step != position.step):
+        if finished and position.best_step == 0:  # it was lost after the last step
+            metrics = self._evaluate(fabric, task, run, state, evaluated_network)
+            self._save(fabric, run, state)
+        elif finished and (not metrics or position.best_step != position.step):
             # What is reported and drawn is what was saved: the best network.
             best = fabric.broadcast(on_first(fabric, lambda: task.load_best(run)))
             load_whole(evaluated_network, best)
@@ -373,7 +393,7 @@ class Trainer:
     def _set_up(
         self,
         fabric: Fabric,
-        task: Task,
+        task: Task[AnyBatch],
         optim: Optimization,
         run: RunDirectory,
         seed: int,
@@ -385,13 +405,14 @@ class Trainer:
         if self.batch_norm == "sync" and fabric.world_size > 1:
             network = synchronise_batch_norm(network, fabric.device)
         kinds = {"bf16-true": torch.bfloat16, "fp64": torch.float64}
-        network.to(fabric.device, kinds.get(self.precision))
-        ema = None if self.ema_decay is None else ModelEmaV3(network, decay=self.ema_decay)
         is_sharded = fabric.world_size > 1 and self.strategy == "fsdp"
+        # What is sharded goes to the device block by block: it may not fit there as a whole.
+        network.to(None if is_sharded else fabric.device, kinds.get(self.precision))
+        ema = None if self.ema_decay is None else ModelEmaV3(network, decay=self.ema_decay)
         if ema is not None and is_sharded:
             shard(ema.module, fabric.strategy.device_mesh["data_parallel"])
             ema.foreach = False  # torch has no such kernels for sharded tensors
-        model = fabric.setup_module(network)
+        model = fabric.setup_module(network, move_to_device=not is_sharded)
         # After the set-up, because sharding makes other parameters of a network's own.
         optimizer = fabric.setup_optimizers(optim.optimizer(network, images_per_step))
         if fabric.global_rank > 0:  # weights are drawn alike, drop path and mixing are not
@@ -410,17 +431,18 @@ class Trainer:
     def _resume(
         self,
         fabric: Fabric,
-        task: Task,
+        task: Task[Any],
         run: RunDirectory,
         state: TrainingState,
         seed: int,
         progress: Progress,
     ) -> bool:
         def load() -> dict[str, Any] | None:
-            saved = load_newest_checkpoint(run.checkpoints)
-            if saved is not None:
-                state.check(saved)
-                run.check_config(saved["config"])
+            if not (all_see_it or fabric.is_global_zero):
+                return None
+            saved = load_checkpoint(path)
+            state.check(saved)
+            run.check_config(saved["config"])
             return saved
 
         def why_lost() -> str | None:
@@ -430,22 +452,29 @@ class Trainer:
                 return str(error)
             return None
 
-        saved = fabric.broadcast(on_first(fabric, load))  # one process reads, all have the same
-        if saved is None:
+        path = fabric.broadcast(on_first(fabric, lambda: newest_checkpoint(run.checkpoints)))
+        if path is None:
             return False
+        # Its name tells its content, so a file of this name is the same for all.
+        all_see_it = all(gather(fabric, path.is_file()))
+        saved = together(fabric, load)
+        if not all_see_it:
+            saved = fabric.broadcast(saved)
+        assert saved is not None
         state.restore(saved, seed)
         position = state.position
         lost = fabric.broadcast(on_first(fabric, why_lost)) if position.best_step > 0 else None
         if lost is not None:
             # Otherwise the run would end without a network to show, if none after it is better.
             position.best_score, position.best_step = -math.inf, 0
+            position.evaluations_since_best = 0
             progress.note(f"{lost}; the next evaluation's becomes the best one")
         return True
 
     def _evaluate(
         self,
         fabric: Fabric,
-        task: Task,
+        task: Task[Any],
         run: RunDirectory,
         state: TrainingState,
         evaluated_network: nn.Module,
@@ -459,7 +488,7 @@ class Trainer:
             if metrics["score"] > position.best_score:
                 position.best_score, position.best_step = metrics["score"], position.step
                 position.evaluations_since_best = 0
-                weights = whole(evaluated_network.state_dict())
+                weights = whole(evaluated_network.state_dict(), keep=fabric.is_global_zero)
                 on_first(fabric, lambda: task.save_best(run, weights, metrics))
             else:
                 position.evaluations_since_best += 1
@@ -488,21 +517,36 @@ class Trainer:
         return self.patience is not None and position.evaluations_since_best >= self.patience
 
 
+def _with_parts(
+    loss: Tensor | dict[str, Tensor], accumulate: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A pass's share of the step's loss, to go backward from, and the parts of it, if any."""
+    if isinstance(loss, Tensor):
+        return loss / accumulate, {}
+    parts = {name: part.detach() / accumulate for name, part in loss.items()}
+    return torch.stack(list(loss.values())).sum() / accumulate, parts
+
+
 def _agree(
     fabric: Fabric,
-    task: Task,
+    task: Task[Any],
     state: TrainingState,
-    losses: list[Tensor],
+    losses: list[dict[str, Tensor]],
     indices: list[Tensor],
     wants_to_stop: bool,
-) -> tuple[float, bool]:
-    """Mean loss over the processes, and whether any of them was told to stop."""
-    values = torch.stack(losses).tolist()  # the step's one wait for the device
-    bad = [i for i, value in enumerate(values) if not math.isfinite(value)]
-    mine = [0.0 if bad else math.fsum(values), float(len(bad)), float(wants_to_stop)]
-    loss, num_bad, num_stopping = sum_over_processes(fabric, mine)
+) -> tuple[dict[str, float], bool]:
+    """Means over the processes, by name, and whether any of them was told to stop."""
+    names = list(losses[0])
+    # The step's one wait for the device.
+    rows = torch.stack([of_pass[name] for of_pass in losses for name in names])
+    values = rows.view(len(losses), len(names)).tolist()
+    bad = [i for i, row in enumerate(values) if not math.isfinite(row[0])]
+    sums = [0.0 if bad else math.fsum(column) for column in zip(*values, strict=True)]
+    *sums, num_bad, num_stopping = sum_over_processes(
+        fabric, [*sums, float(len(bad)), float(wants_to_stop)]
+    )
     if num_bad:
-        found = [(values[i], task.sample_ids(indices[i])) for i in bad]
+        found = [(values[i][0], task.sample_ids(indices[i])) for i in bad]
         everywhere = [pair for part in gather(fabric, found) for pair in part]
         ids = [name for _, names in everywhere for name in names]
         more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
@@ -511,30 +555,33 @@ def _agree(
             f"{', '.join(ids[:8])}{more}; the weights are those before the step. Try a lower "
             "learning rate, gradient clipping or fp32"
         )
-    return loss / fabric.world_size, num_stopping > 0
+    means = {name: total / fabric.world_size for name, total in zip(names, sums, strict=True)}
+    return means, num_stopping > 0
 
 
 class _Meter:
-    """Mean loss and throughput since the last log row."""
+    """Mean losses and throughput since the last log row."""
 
     def __init__(self) -> None:
         self._restart()
 
     def _restart(self) -> None:
-        self.losses: list[float] = []
+        self.losses: list[dict[str, float]] = []
         self.images = 0
         self.seconds = 0.0
 
-    def add(self, loss: float, images: int, seconds: float) -> None:
-        self.losses.append(loss)
+    def add(self, losses: dict[str, float], images: int, seconds: float) -> None:
+        self.losses.append(losses)
         self.images += images
         self.seconds += seconds
 
     def take(self) -> dict[str, float]:
+        count = len(self.losses)
         row = {
-            "loss": math.fsum(self.losses) / len(self.losses),
-            "images_per_s": round(self.images / self.seconds, 2),
+            name: math.fsum(of_step[name] for of_step in self.losses) / count
+            for name in self.losses[0]
         }
+        row["images_per_s"] = round(self.images / self.seconds, 2)
         self._restart()
         return row
 

@@ -41,6 +41,8 @@ _LOST = re.compile(
     re.IGNORECASE,
 )
 _PORT_TAKEN = re.compile("address already in use|EADDRINUSE", re.IGNORECASE)
+# Speaks of gloo or NCCL as well, but of how they were set up.
+_WRONG_SET_UP = re.compile(r"unable to find (?:address|interface)|built in", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -208,33 +210,38 @@ def failures_shared(fabric: Fabric, folder: Path) -> Iterator[None]:
         yield
         return
     note = folder / ".failure.json"
-    on_first(fabric, lambda: note.unlink(missing_ok=True))
+    # Room for a note, which a full disk would have no more; and a mark that tells it from others'.
+    on_first(fabric, lambda: note.write_bytes(b" " * _NOTE_BYTES))
+    mark = fabric.broadcast(os.urandom(8).hex())
     try:
         with lost_processes_explained():
             yield
     except SharedError:
         raise
     except LostProcessError as error:
-        raise _noted(note, error) from error
+        raise _noted(note, mark, error) from error
     except (ValueError, OSError, RuntimeError, EarlyStop) as error:
         kind = next((kind for kind, of in _KINDS.items() if isinstance(error, of)), "breakdown")
-        text = " ".join(str(error).split())
-        content = json.dumps({"rank": fabric.global_rank, "kind": kind, "text": text[:500]})
-        with suppress(
-            OSError
-        ):  # a full disk, say; then the others only know that this one has gone
-            note.write_text(content, encoding="utf-8")
+        text = " ".join(str(error).split())[:_NOTE_CHARACTERS]
+        content = {"mark": mark, "rank": fabric.global_rank, "kind": kind, "text": text}
+        # Where it cannot be written, the others only know that this process has gone.
+        with suppress(OSError), open(note, "r+b") as file:
+            file.write(json.dumps(content).encode().ljust(_NOTE_BYTES))
         raise
 
 
 _KINDS: dict[str, Any] = {"stop": EarlyStop, "mistake": (ValueError, OSError)}
+_NOTE_BYTES = 4096
+_NOTE_CHARACTERS = 500  # six bytes each at worst
 
 
-def _noted(path: Path, lost: LostProcessError) -> BaseException:
+def _noted(path: Path, mark: str, lost: LostProcessError) -> BaseException:
     """What a lost process has left as its reason; `lost` if nothing."""
     try:
         note = json.loads(path.read_bytes())
     except (OSError, ValueError):  # none, or half a one
+        return lost
+    if note["mark"] != mark:  # of another start
         return lost
     if note["kind"] == "stop":
         return EarlyStop(note["text"])
@@ -263,6 +270,11 @@ def lost_processes_explained() -> Iterator[None]:
                 f"the port at which the processes meet is taken ({text[:160]}); give torchrun "
                 "another --master-port, or set MASTER_PORT"
             ) from error
+        if _WRONG_SET_UP.search(text):
+            raise ValueError(
+                f"the processes cannot speak to each other ({text[:200]}); look at the variables "
+                "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, and at the torch that is installed"
+            ) from error
         raise LostProcessError(
             f"another process of this run has ended or does not answer ({text[:160]})"
         ) from error
@@ -286,6 +298,24 @@ def gather(fabric: Fabric, value: T) -> list[T]:
     with lost_processes_explained():
         dist.all_gather_object(gathered, value)
     return gathered
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Inside, a mistake that every process finds alike is told by the first one only.
+
+    For what is checked before the processes have found each other; afterwards there is `together`.
+
+    Raises:
+        EchoedError: In place of ValueError, on all processes but the first.
+    """
+    try:
+        yield
+    except ValueError as error:
+        rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+        if rank == "0" or not _was_launched():
+            raise
+        raise EchoedError(str(error)) from error
 
 
 def together(fabric: Fabric, work: Callable[[], T]) -> T:

@@ -1,8 +1,5 @@
 """What a finished run leaves behind: pictures and ``report.md``."""
 
-import platform
-import time
-
 import torch
 
 from wavevit.data.loader import TrainView
@@ -10,12 +7,11 @@ from wavevit.data.samplers import TrainSampler
 from wavevit.pictures.confusion import draw_confusion
 from wavevit.pictures.curves import draw_curves
 from wavevit.pictures.grids import draw_predictions, draw_samples
-from wavevit.pictures.style import write_atomically
+from wavevit.training import report_text
 from wavevit.training.classification import ClassificationTask
 from wavevit.training.examples import choose_examples
 from wavevit.training.loop import Outcome
 from wavevit.training.run_directory import RunDirectory
-from wavevit.training.state import versions
 
 _SAMPLES = 32
 
@@ -70,51 +66,42 @@ def write_report(run: RunDirectory, task: ClassificationTask, outcome: Outcome) 
         task: What was trained.
         outcome: How it ended.
     """
-    position, metrics = outcome.position, outcome.metrics
-    ending = "stopped early: no better score" if outcome.early else "finished"
+    metrics = outcome.metrics
     lines = [
-        f"# {task.card.model} on {task.data.path}",
-        "",
-        f"{ending.capitalize()} at step {position.step} of {outcome.total_steps} after "
-        f"{position.seconds / 60:.1f} minutes of training, {time.strftime('%Y-%m-%d')}.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| best top-1 | {metrics['top1']:.4f} (step {position.best_step}) |",
-        f"| top-5 | {metrics['top5']:.4f} |",
-        f"| validation loss | {metrics['loss']:.4f} |",
-        f"| calibration error (ECE) | {metrics['ece']:.4f} |",
-        f"| data | {task.splits.description} |",
-        f"| classes | {len(task.card.class_names)} |",
-        f"| image size | {task.card.image_size[0]} x {task.card.image_size[1]} px |",
-        f"| seed | {task.seed} |",
-        f"| machine | {platform.machine()}, {torch.get_num_threads()} threads, {_device()} |",
-        *(f"| {name} | {version} |" for name, version in versions().items()),
-        "",
-        "![learning curves](curves.png)",
-        "![training samples](samples.png)",
-        "![validation predictions](predictions.png)",
-        "![confusion matrix](confusion.png)",
-        "",
-        "Use it:",
-        "",
-        "```",
-        f"wavevit evaluate --checkpoint {run.path} --data {task.data.path}{_split_options(task)}",
-        f"wavevit predict --checkpoint {run.path} IMAGES",
-        "```",
-        *_listed("training files could not be read and were replaced", position.unreadable),
-        *_listed("files held out for validation could not be read", task.left_out),
+        *report_text.opening(f"{task.card.model} on {task.data.path}", outcome),
+        *report_text.facts(
+            {
+                "best top-1": f"{metrics['top1']:.4f} (step {outcome.position.best_step})",
+                "top-5": f"{metrics['top5']:.4f}",
+                "validation loss": f"{metrics['loss']:.4f}",
+                "calibration error (ECE)": f"{metrics['ece']:.4f}",
+                "data": task.splits.description,
+                "classes": len(task.card.class_names),
+                "image size": f"{task.card.image_size[0]} x {task.card.image_size[1]} px",
+            },
+            task.seed,
+        ),
+        *report_text.pictures(
+            {
+                "curves.png": "learning curves",
+                "samples.png": "training samples",
+                "predictions.png": "validation predictions",
+                "confusion.png": "confusion matrix",
+            }
+        ),
+        *report_text.usage(
+            [
+                f"wavevit evaluate --checkpoint {run.path} --data {task.data.path}"
+                f"{_split_options(task)}",
+                f"wavevit predict --checkpoint {run.path} IMAGES",
+            ]
+        ),
+        *report_text.listed(
+            "training files could not be read and were replaced", outcome.position.unreadable
+        ),
+        *report_text.listed("files held out for validation could not be read", task.left_out),
     ]
-    text = "\n".join(lines) + "\n"
-    encoded = text.encode("utf-8", "surrogateescape")  # file names need not be UTF-8
-    write_atomically(run.path / "report.md", lambda file: file.write(encoded))
-
-
-def _listed(what: str, unreadable: dict[str, str]) -> list[str]:
-    if not unreadable:
-        return []
-    entries = [f"- `{name}`: {reason}" for name, reason in sorted(unreadable.items())]
-    return ["", f"## {len(unreadable)} {what}", "", *entries]
+    report_text.save(run, lines)
 
 
 def _split_options(task: ClassificationTask) -> str:
@@ -122,7 +109,3 @@ def _split_options(task: ClassificationTask) -> str:
     if not task.splits.held_out:
         return ""
     return f" --val-fraction {task.data.val_fraction:g} --split-seed {task.data.split_seed}"
-
-
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

@@ -38,18 +38,22 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
     return network
 
 
-def whole(state: Any) -> Any:
+def whole(state: Any, *, keep: bool) -> Any:
     """The state with every sharded tensor put together; to be called on every process.
+
+    One tensor at a time is whole on the device: it goes to the CPU before the next one comes.
 
     Args:
         state: Dictionaries and lists of tensors and plain values.
+        keep: False on the processes that have no use for it: theirs has None for such tensors.
     """
     if isinstance(state, dict):
-        return {key: whole(value) for key, value in state.items()}
+        return {key: whole(value, keep=keep) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(whole(value) for value in state)
+        return type(state)(whole(value, keep=keep) for value in state)
     if isinstance(state, DTensor):
-        return state.full_tensor()
+        complete = state.full_tensor()
+        return complete.cpu() if keep else None
     return state
 
 

@@ -79,13 +79,14 @@ class TrainingState:
         self.position = Position()
 
     def capture(self) -> dict[str, Any]:
-        """Content of a checkpoint, of whole tensors; to be called on every process."""
+        """Content of a checkpoint, whole on process 0; to be called on every process."""
         self.collect_unreadable()
+        keep = self.fabric.is_global_zero
         return {
             "format": FORMAT,
-            "model": whole(self.network.state_dict()),
-            "ema": None if self.ema is None else whole(self.ema.module.state_dict()),
-            "optimizer": whole(self.optimizer.state_dict()),
+            "model": whole(self.network.state_dict(), keep=keep),
+            "ema": None if self.ema is None else whole(self.ema.module.state_dict(), keep=keep),
+            "optimizer": whole(self.optimizer.state_dict(), keep=keep),
             "statistics": gather(self.fabric, self._statistics()),
             "scaler": self.fabric.strategy.precision.state_dict(),
             "position": asdict(self.position),

@@ -1,0 +1,103 @@
+"""``wavevit train detection``."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from wavevit.cli import training
+
+SHORT_NAMES = {
+    "data": "data.path",
+    "detector": "model.detector",
+    "backbone": "model.backbone",
+}
+QUICK_START = "detection/shapes_gfl_wavevit_nano_quick.yaml"
+
+
+def _settings() -> dict[str, Any]:
+    from wavevit.training.detection_settings import (
+        DetectionAugmentation,
+        DetectionData,
+        DetectorSettings,
+    )
+
+    return {"data": DetectionData, "model": DetectorSettings, "augment": DetectionAugmentation}
+
+
+def _make_task(settings: dict[str, Any], seed: int) -> Any:
+    from wavevit.training.detection import DetectionTask
+
+    return DetectionTask(settings["data"], settings["augment"], settings["model"], seed)
+
+
+def _results() -> training.Results:
+    from wavevit.training import detection_report
+
+    return detection_report
+
+
+def _headline(task: Any) -> str:
+    card = task.card
+    sizes = f"short edge {card.short_edge} px, long edge up to {card.long_edge} px"
+    return f"{card.detector} on {card.backbone}; {sizes}"
+
+
+COMMAND = training.TrainingCommand(
+    task="detection",
+    quick_start=QUICK_START,
+    settings=_settings,
+    make_task=_make_task,
+    results=_results,
+    headline=_headline,
+    score="box AP",
+    size_option="data.short_edge",
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the command's options: the typed signatures of what they configure.
+
+    Args:
+        parser: The command's parser.
+    """
+    parser.usage = (
+        "%(prog)s [--data DIR] [--detector NAME] [--backbone NAME] [--config RECIPE] "
+        "[--output DIR] [options]"
+    )
+    training.add_arguments(parser, COMMAND)
+
+
+def prepare(words: list[str]) -> list[str]:
+    """Fills in the recipe: the quick start without data, packaged recipes by name.
+
+    Args:
+        words: Words after the command, normalised.
+    """
+    return training.fill_in_recipe(words, COMMAND)
+
+
+def find_recipe(name: str) -> Path:
+    """The path of a recipe.
+
+    Args:
+        name: A file, or a name below the recipes that come with wavevit.
+
+    Raises:
+        FileNotFoundError: Neither.
+    """
+    return training.find_recipe(name, COMMAND.task)
+
+
+def run(options: Namespace) -> int:
+    """Trains, and returns the exit code; called on every process that torchrun or SLURM starts.
+
+    Args:
+        options: Parsed options.
+
+    Raises:
+        FileNotFoundError: No such data or weights.
+        ValueError: Settings that cannot be used.
+        OSError: The run directory cannot be written.
+    """
+    return training.run(options, COMMAND)

@@ -1,0 +1,230 @@
+"""Boxes, masks and names drawn on a picture, legible on any background.
+
+Shape legend: N objects, H rows, W columns of the picture.
+"""
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from wavevit.pictures.annotate import font_size
+from wavevit.pictures.style import fitting, font_for
+
+Color = tuple[int, int, int]
+
+_DARK, _LIGHT = (20, 26, 33), (255, 255, 255)
+_MASK_OPACITY = 0.45
+# Told apart by most people who see colours differently, too: for the first classes.
+_COLORS: tuple[Color, ...] = (
+    (47, 111, 181),
+    (224, 129, 47),
+    (43, 154, 92),
+    (207, 63, 63),
+    (129, 88, 182),
+    (0, 158, 173),
+    (214, 93, 158),
+    (191, 160, 25),
+    (122, 82, 60),
+    (98, 112, 127),
+)
+_GOLDEN = 0.618033988749895
+
+
+@dataclass(frozen=True)
+class DrawnObjects:
+    """What is to be drawn on a picture.
+
+    Attributes:
+        boxes_xyxy: (N, 4) pixels of the picture.
+        labels: (N,) indices of `class_names`.
+        class_names: Names of all classes.
+        scores: (N,) in [0, 1], written behind the names; None for the truth.
+        masks: (N, H, W) bool or uint8, or None.
+    """
+
+    boxes_xyxy: NDArray[np.floating]
+    labels: NDArray[np.integer]
+    class_names: Sequence[str]
+    scores: NDArray[np.floating] | None = None
+    masks: NDArray[np.bool_] | NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, chosen: NDArray[np.bool_] | NDArray[np.integer]) -> "DrawnObjects":
+        """Some of the objects.
+
+        Args:
+            chosen: Indices, or one truth value for each object.
+        """
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[chosen],
+            labels=self.labels[chosen],
+            scores=None if self.scores is None else self.scores[chosen],
+            masks=None if self.masks is None else self.masks[chosen],
+        )
+
+
+def class_color(label: int) -> Color:
+    """The colour of a class, RGB; the same in every picture.
+
+    Args:
+        label: Index of the class.
+    """
+    if label < len(_COLORS):
+        return _COLORS[label]
+    number = label - len(_COLORS)
+    lightness = (0.45, 0.6, 0.35)[number % 3]
+    channels = colorsys.hls_to_rgb(number * _GOLDEN % 1, lightness, 0.65)
+    red, green, blue = (round(255 * value) for value in channels)
+    return red, green, blue
+
+
+def draw_objects(
+    image: Image.Image, objects: DrawnObjects, *, letters: int | None = None
+) -> Image.Image:
+    """A copy of the picture with a frame, a name and perhaps a mask for every object.
+
+    A class has its colour; where there is but one class, an object has. Frames have a dark and a
+    light edge, so that one of them stands out. Names keep clear of each other where there is room.
+
+    Args:
+        image: Any mode that Pillow converts to RGB.
+        objects: Where they are in it.
+        letters: Height of the names, pixels; None chooses it by the picture's size.
+
+    Raises:
+        ValueError: Masks of another size than the picture's.
+    """
+    canvas = image.convert("RGB")
+    size = letters or font_size(canvas.width, canvas.height)
+    width = max(2, round(size / 7))
+    by_object = len(objects.class_names) == 1
+    colors = [class_color(i if by_object else int(c)) for i, c in enumerate(objects.labels)]
+    if objects.masks is not None:
+        if objects.masks.shape[1:] != (canvas.height, canvas.width):
+            raise ValueError(
+                f"expected masks of {canvas.height} x {canvas.width} pixels, those of the picture, "
+                f"got {objects.masks.shape[1]} x {objects.masks.shape[2]}"
+            )
+        canvas = _with_masks(canvas, objects.masks.astype(bool), colors, width)
+    draw = ImageDraw.Draw(canvas)
+    boxes = objects.boxes_xyxy.astype(np.float64).reshape(-1, 4)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    for i in np.argsort(-areas, kind="stable").tolist():  # small ones on top
+        _draw_frame(draw, boxes[i], colors[i], width, canvas.size)
+    _draw_names(draw, objects, boxes, colors, size, canvas.size)
+    return canvas
+
+
+def _with_masks(
+    image: Image.Image, masks: NDArray[np.bool_], colors: Sequence[Color], width: int
+) -> Image.Image:
+    pixels = np.array(image)
+    for i in np.argsort(-masks.sum(axis=(1, 2)), kind="stable").tolist():
+        rows, columns = (np.flatnonzero(masks[i].any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
+            continue
+        # Its own part of the picture, with room for the outline to be cut at its edges.
+        window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        mask, part = masks[i][window], pixels[window]
+        color = np.array(colors[i], np.float64)
+        mixed = part[mask] * (1 - _MASK_OPACITY) + color * _MASK_OPACITY
+        part[mask] = np.rint(mixed).astype(np.uint8)
+        part[mask & ~_shrunk(mask, max(width // 2, 1))] = colors[i]
+    return Image.fromarray(pixels)
+
+
+def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """The mask without the pixels that are so near to its outside."""
+    padded = Image.fromarray(np.pad(mask, by).astype(np.uint8) * 255)
+    inner = np.asarray(padded.filter(ImageFilter.MinFilter(2 * by + 1)))
+    return inner[by:-by, by:-by] > 0
+
+
+def _draw_frame(
+    draw: ImageDraw.ImageDraw,
+    box: NDArray[np.float64],
+    color: Color,
+    width: int,
+    size: tuple[int, int],
+) -> None:
+    # On the continuous plane a box ends where its last pixel does; frames stay inside the picture.
+    left, top = np.floor(box[:2]).clip(0).astype(int).tolist()
+    right, bottom = (np.ceil(box[2:]) - 1).clip(None, np.array(size) - 1).astype(int).tolist()
+    right, bottom = max(right, left), max(bottom, top)
+    draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_DARK)
+    draw.rectangle((left, top, right, bottom), outline=color, width=width)
+    if min(right - left, bottom - top) > 4 * width:
+        inside = (left + width, top + width, right - width, bottom - width)
+        draw.rectangle(inside, outline=_LIGHT)
+
+
+def _draw_names(
+    draw: ImageDraw.ImageDraw,
+    objects: DrawnObjects,
+    boxes: NDArray[np.float64],
+    colors: Sequence[Color],
+    size: int,
+    picture: tuple[int, int],
+) -> None:
+    """Names on plates of the classes' colours; those of the best scores choose their places."""
+    padding = max(2, size // 5)
+    height = size + 2 * padding
+    taken: list[tuple[float, float, float, float]] = []
+    order = np.arange(len(boxes))
+    if objects.scores is not None:
+        order = np.argsort(-objects.scores, kind="stable")
+    for i in order.tolist():
+        text = str(objects.class_names[int(objects.labels[i])])
+        share = "" if objects.scores is None else f" {float(objects.scores[i]):.0%}"
+        room = picture[0] - 2 * padding - font_for(share, size).getlength(share)
+        text = fitting(text, size, int(max(room, 3 * size))) + share
+        font = font_for(text, size)
+        width = font.getlength(text) + 2 * padding
+        plate = _free_place(boxes[i], (width, height), picture, taken)
+        taken.append(plate)
+        draw.rectangle(plate, fill=colors[i], outline=_DARK)
+        ink = _LIGHT if _luminance(colors[i]) < 0.36 else _DARK
+        draw.text((plate[0] + padding, plate[1] + height / 2), text, ink, font, anchor="lm")
+
+
+def _free_place(
+    box: NDArray[np.float64],
+    plate: tuple[float, float],
+    picture: tuple[int, int],
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float, float, float]:
+    """Where a name goes: above its box, else inside or below it, where nothing is written yet."""
+    left, top, right, bottom = box.tolist()
+    width, height = plate
+    places = [
+        (left, top - height),
+        (left, top),
+        (left, bottom),
+        (right - width, top - height),
+        (right - width, bottom - height),
+        (left, bottom - height),
+    ]
+    inside = [
+        (min(max(x, 0.0), max(picture[0] - 1 - width, 0.0)), y)
+        for x, y in places
+        if 0 <= y <= picture[1] - 1 - height
+    ] or [(min(max(left, 0.0), max(picture[0] - 1 - width, 0.0)), 0.0)]
+    plates = [(x, y, x + width, y + height) for x, y in inside]
+    return next((p for p in plates if not any(_overlap(p, other) for other in taken)), plates[0])
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _luminance(color: Color) -> float:
+    """Relative luminance in [0, 1] (WCAG 2.2, "relative luminance", with its gamma as 2.2)."""
+    red, green, blue = ((value / 255) ** 2.2 for value in color)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,0 +1,333 @@
+"""The detection task: what the loop needs to train a detector.
+
+Legend: B images of a batch, N objects of an image, H W rows and columns in pixels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from wavevit.data.detection import DetectionSource
+from wavevit.data.detection_loader import (
+    DetectionBatch,
+    detection_eval_loader,
+    detection_train_loader,
+    strict_detections,
+)
+from wavevit.data.detection_resize import restore_boxes, restore_masks
+from wavevit.data.samplers import TrainSampler
+from wavevit.data.worker_failures import received
+from wavevit.metrics.detection import DetectionMetrics, DetectionResult
+from wavevit.training.detection_settings import (
+    DetectionAugmentation,
+    DetectionData,
+    DetectorSettings,
+)
+from wavevit.training.model_file import read_best, write_best
+from wavevit.training.processes import gather, together
+from wavevit.training.run_directory import RunDirectory
+from wavevit.training.validation_check import check_images
+
+# Of COCO's twelve numbers, those in the log; the report has all.
+_LOGGED = ("ap", "ap50", "ap75")
+
+
+class Untouched:
+    """A detector's arguments on their way through Fabric, which would make them bf16 or fp16.
+
+    A box at pixel 1,300 would move by up to 4 pixels.
+
+    Args:
+        images: B images ``(3, H, W)``, float in [0, 1].
+        targets: One dict an image, as detectors take it.
+    """
+
+    def __init__(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
+        self.images = images
+        self.targets = targets
+
+
+def _unpack(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    given = arguments[0]
+    return (given.images, given.targets) if isinstance(given, Untouched) else arguments
+
+
+class DetectionTask:
+    """What the loop needs to train a detector.
+
+    Args:
+        data: The images.
+        augment: What is done to them.
+        model: The detector.
+        seed: Seed of order and augmentation.
+
+    Raises:
+        FileNotFoundError: No such data.
+        ValueError: Nothing usable there, or settings that do not go together.
+    """
+
+    def __init__(
+        self,
+        data: DetectionData,
+        augment: DetectionAugmentation,
+        model: DetectorSettings,
+        seed: int,
+    ) -> None:
+        self.data = data
+        self.augment = augment
+        self.model = model
+        self.seed = seed
+        self.train_transform = augment.transform(data)
+        self.eval_transform = data.eval_transform()
+        self.splits = data.open(with_masks=model.with_masks)
+        train_set = self.splits.train
+        self.card = model.card(train_set.class_names, train_set.category_ids, data)
+        self.batch_size = data.batch_size
+        self.num_samples = len(train_set)
+        self.left_out: dict[str, str] = {}
+        self.timeout_s = 0.0  # for the loaders of evaluations; see check_validation_set
+        self.metrics: DetectionMetrics | None = None
+        self.result: DetectionResult | None = None
+        self._truth: dict[str, Any] | None = None
+        self._evaluated_modules: list[str] = []
+
+    @property
+    def val_set(self) -> DetectionSource:
+        """Images that evaluations measure on."""
+        return self.splits.val
+
+    def fingerprints(self) -> dict[str, str]:
+        """What the run reads, by name: starts of SHA-256s that tell other content."""
+        return self.splits.fingerprints()
+
+    def check_validation_set(self, fabric: Fabric, timeout_s: float = 0) -> None:
+        """Reads every validation image once, so that a run does not fail at its first evaluation.
+
+        Images of a split that we drew ourselves and that cannot be read are left out of it, and
+        stand in `left_out`. Each process reads a share.
+
+        Args:
+            fabric: The processes.
+            timeout_s: Longest wait for a loader's worker, seconds; 0 waits for ever.
+
+        Raises:
+            ValueError: An image of the user's own validation split cannot be read, or the detector
+                cannot be trained with the run's precision or strategy.
+            LoaderError: A process that loads images died.
+        """
+        self._check_trainer(fabric)
+        self.timeout_s = timeout_s
+        kept, self.left_out = check_images(
+            fabric,
+            self.splits.val_inputs,
+            may_leave_out=self.splits.held_out,
+            num_workers=self.data.num_workers,
+            timeout_s=timeout_s,
+        )
+        if self.left_out:
+            self.splits = self.splits.keep_validation(np.array(kept))
+            self._truth = None
+
+    def _check_trainer(self, fabric: Fabric) -> None:
+        if fabric.strategy.precision.precision == "64-true":
+            raise ValueError(
+                "trainer.precision fp64: detectors compute boxes and losses in fp32; choose fp32"
+            )
+        name = self.card.detector
+        if isinstance(fabric.strategy, ModelParallelStrategy) and name in ("atss", "gfl"):
+            # Their levels' factors are single numbers.
+            raise ValueError(
+                f"trainer.strategy fsdp: {name} has parameters that torch cannot shard; choose ddp"
+            )
+
+    def build_model(self) -> nn.Module:
+        """The detector with its initial or fine-tuned weights."""
+        detector = self.model.build(self.card)
+        detector.register_forward_pre_hook(_unpack)
+        # By name: with several processes BatchNorms may be exchanged for synchronised ones.
+        detector.train()
+        modules = detector.named_modules()
+        self._evaluated_modules = [name for name, module in modules if not module.training]
+        return detector
+
+    def set_train_mode(self, model: nn.Module) -> None:
+        """Puts the detector in training mode, frozen parts excepted.
+
+        Args:
+            model: The detector.
+        """
+        model.train()
+        for name in self._evaluated_modules:
+            model.get_submodule(name).training = False
+
+    def train_batches(
+        self, fabric: Fabric, *, start: int, stop: int, accumulate: int, timeout_s: float
+    ) -> Iterator[DetectionBatch]:
+        """This process's batches of steps start..stop, on the device.
+
+        Args:
+            fabric: Device and processes.
+            start: First step.
+            stop: Step to stop before.
+            accumulate: Batches per step.
+            timeout_s: Longest wait for a loader's worker, seconds.
+
+        Yields:
+            The batches in order.
+
+        Raises:
+            LoaderError: A worker process died, or gave nothing for too long.
+        """
+        sampler = TrainSampler(
+            self.num_samples,
+            self.batch_size,
+            seed=self.seed,
+            start=start,
+            stop=stop,
+            accumulate=accumulate,
+            rank=fabric.global_rank,
+            num_processes=fabric.world_size,
+        )
+        loader = detection_train_loader(
+            self.splits.train,
+            self.train_transform,
+            sampler,
+            num_workers=self.data.num_workers,
+            pin_memory=fabric.device.type == "cuda",
+            timeout_s=timeout_s,
+        )
+        for batch in received(loader):
+            yield batch.to(fabric.device)
+
+    def loss(self, fabric: Fabric, model: nn.Module, batch: DetectionBatch) -> dict[str, Tensor]:
+        """The detector's losses by name; their sum is to be minimised.
+
+        Args:
+            fabric: Not used: the detector chooses its own precisions inside autocast.
+            model: The detector, in training mode.
+            batch: On the detector's device.
+        """
+        dtype = next(model.parameters()).dtype
+        images = [image.to(dtype) for image in batch.images]
+        losses: dict[str, Tensor] = model(Untouched(images, batch.targets))
+        return losses
+
+    def sample_ids(self, indices: Tensor) -> list[str]:
+        """Ids of training samples, for messages.
+
+        Args:
+            indices: int64 ``(B,)``.
+        """
+        return [self.splits.train.sample_id(int(index)) for index in indices]
+
+    @torch.no_grad()
+    def evaluate(self, fabric: Fabric, model: nn.Module) -> dict[str, float]:
+        """COCO's AP on the validation set; the full result is kept in ``result``.
+
+        The score is the AP of boxes, also where there are masks: it is what the detectors have in
+        common, and masks follow their boxes.
+
+        Args:
+            fabric: Device, precision and processes.
+            model: The detector without wrappers; left in evaluation mode.
+
+        Raises:
+            ValueError: An image cannot be read, or the detector gives NaN.
+        """
+        model.eval()
+        if self._truth is None:
+            self._truth = self.val_set.to_coco()
+        metrics = DetectionMetrics(
+            self._truth,
+            category_ids=self.val_set.category_ids,
+            with_masks=self.model.with_masks,
+        )
+        loader = detection_eval_loader(
+            self.splits.val_inputs,
+            self.eval_transform,
+            batch_size=self.data.eval_batch_size,
+            num_workers=self.data.num_workers,
+            rank=fabric.global_rank,
+            num_processes=fabric.world_size,
+            pin_memory=fabric.device.type == "cuda",
+            timeout_s=self.timeout_s,
+        )
+
+        def measure_share() -> None:
+            for batch in strict_detections(loader):
+                self._measure(fabric, model, batch, metrics)
+
+        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+            measure_share()  # each forward pass is one of all processes together
+            _keep_step(fabric, model, len(loader))
+        else:
+            together(fabric, measure_share)
+        for rank, rows in enumerate(gather(fabric, metrics.rows())):
+            if rank != fabric.global_rank:
+                metrics.merge(rows)
+        self.metrics, self.result = metrics, metrics.compute()
+        found = {f"box_{name}": self.result.box.numbers[name] for name in _LOGGED}
+        if self.result.mask is not None:
+            found |= {f"mask_{name}": self.result.mask.numbers[name] for name in _LOGGED}
+        return {"score": found["box_ap"], **found}
+
+    def _measure(
+        self, fabric: Fabric, model: nn.Module, batch: DetectionBatch, metrics: DetectionMetrics
+    ) -> None:
+        """Adds a batch's detections, in the pixels of the images as stored."""
+        dtype = next(model.parameters()).dtype
+        images = [image.to(dtype) for image in batch.to(fabric.device).images]
+        with fabric.autocast():
+            detections = model(images)
+        for index, image, size, found in zip(
+            batch.indices.tolist(), images, batch.original_sizes, detections, strict=True
+        ):
+            H, W = image.shape[1:]
+            metrics.update(
+                self.val_set.image_id(index),
+                restore_boxes(found["boxes"], (H, W), size),
+                found["labels"],
+                found["scores"],
+                # A few at a time: those of an image may be gigabytes.
+                restore_masks(found["masks"], size) if self.model.with_masks else None,
+            )
+
+    def save_best(
+        self, run: RunDirectory, state: dict[str, Tensor], metrics: dict[str, float]
+    ) -> None:
+        """Writes ``best.safetensors``.
+
+        Args:
+            run: Where.
+            state: The detector's weights, whole.
+            metrics: Its results.
+        """
+        kept = {key: value for key, value in metrics.items() if key != "score"}
+        write_best(run, state, replace(self.card, metrics=kept))
+
+    def load_best(self, run: RunDirectory) -> dict[str, Tensor]:
+        """The weights in ``best.safetensors``.
+
+        Args:
+            run: Where.
+
+        Raises:
+            ValueError: The file is gone or damaged.
+        """
+        return read_best(run)
+
+
+def _keep_step(fabric: Fabric, model: nn.Module, num_batches: int) -> None:
+    """Runs a sharded detector as often as the process with the most batches does."""
+    dtype = next(model.parameters()).dtype
+    nothing = [torch.zeros(3, 64, 64, device=fabric.device, dtype=dtype)]
+    for _ in range(max(gather(fabric, num_batches)) - num_batches):
+        with fabric.autocast():
+            model(nothing)
