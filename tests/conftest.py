@@ -1,5 +1,6 @@
 """What tests of several rooms share."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from wavevit.data.detection_shapes import DetectionShapes
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -50,3 +53,20 @@ def write_images() -> Callable[..., None]:
             Image.fromarray(pixels).save(target)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO folder of six and three pictures of 64 x 64 with shapes, boxes and masks."""
+    root = tmp_path_factory.mktemp("shapes")
+    (root / "annotations").mkdir()
+    for split, count in (("train", 6), ("val", 3)):
+        images = DetectionShapes(split, num_images=count, image_size=64, with_masks=True)
+        content = images.to_coco()
+        folder = root / "images" / split
+        folder.mkdir(parents=True)
+        for index, image in enumerate(content["images"]):
+            image["file_name"] = f"{index}.png"
+            Image.fromarray(images.scene(index).image).save(folder / f"{index}.png")
+        (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    return root

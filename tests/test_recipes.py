@@ -9,21 +9,28 @@ import timm
 import torch
 import yaml
 
-from wavevit.cli import train_classification
+from wavevit.cli import train_classification, train_detection
 from wavevit.cli.main import main
 from wavevit.cli.parsing import make_parser, parse
+from wavevit.detection.factory import create_detector
 from wavevit.models.card import create_model
+from wavevit.training.detection_settings import (
+    DetectionAugmentation,
+    DetectionData,
+    DetectorSettings,
+)
 from wavevit.training.loop import Trainer
 from wavevit.training.optimization import Optimization
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("classification/*.yaml"))
+DETECTION_RECIPES = sorted(CONFIGS.glob("detection/*.yaml"))
 VARIANTS = ["s", "b", "l"]
 KINDS = ["300e", "token_label_300e", "token_label_384_finetune"]
 
 
-def recipe(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((CONFIGS / f"classification/{name}.yaml").read_text())
+def recipe(name: str, task: str = "classification") -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((CONFIGS / f"{task}/{name}.yaml").read_text())
     return content
 
 
@@ -56,7 +63,27 @@ def test_recipe_parses_and_builds_what_it_names(path: Path) -> None:
         assert timm.is_model_pretrained(options.distill.teacher)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", DETECTION_RECIPES, ids=lambda p: p.stem)
+def test_detection_recipe_parses_and_builds_what_it_names(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = make_parser("wavevit train detection", "train")
+    train_detection.add_arguments(parser)
+    options = parse(parser, ["--config", str(path)], train_detection.SHORT_NAMES)
+    assert options is not None
+    monkeypatch.setattr(Path, "is_file", lambda _: True)  # the weights
+    settings = DetectorSettings(**options.model.as_dict())
+    data = DetectionData(**options.data.as_dict())
+    card = settings.card(["thing"] * 80, list(range(80)), data)
+    assert DetectionAugmentation(**options.augment.as_dict()).transform(data)
+    with torch.device("meta"):
+        detector = create_detector(card.detector, card.backbone, num_classes=80, **card.options)
+    optim = Optimization(**options.optim.as_dict())
+    optim.optimizer(detector, 16)  # patterns of names fit
+    Trainer(**options.trainer.as_dict())
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *DETECTION_RECIPES], ids=lambda p: p.stem)
 def test_recipe_header_says_source_command_hardware_and_result(path: Path) -> None:
     text = header(path)
     for field in ("Command:", "Hardware:", "Hours:", "Expected:", "Status:"):
@@ -64,7 +91,7 @@ def test_recipe_header_says_source_command_hardware_and_result(path: Path) -> No
     assert re.search(r"Status:\s+(measured \d{4}-\d\d-\d\d|not yet run)", text)
     command = re.search(r"Command:\s+(.*)", text)
     assert command is not None
-    assert command[1].startswith("wavevit train classification")
+    assert command[1].startswith(f"wavevit train {path.parent.name}")
     named = re.search(r"--config (\S+)", command[1])
     assert named is None or named[1] == path.stem
 
@@ -187,3 +214,59 @@ def test_a_path_that_was_forgotten_is_an_error(
     assert main([*words, "--data", "shapes", "--output", "run"]) == 2
     assert missing in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+# Learning rate, weight decay, epochs, their steps, images a step, long edge in training, AP.
+PUBLISHED_DETECTORS: dict[str, tuple[float, float, int, list[int], int, int, list[float]]] = {
+    "retinanet_wavevit_s_1x": (1e-4, 1e-4, 12, [8, 11], 16, 1333, [45.8]),
+    "retinanet_wavevit_b_1x": (1e-4, 1e-4, 12, [8, 11], 16, 1333, [47.2]),
+    "mask_rcnn_wavevit_s_1x": (2e-4, 1e-4, 12, [8, 11], 16, 1333, [46.6, 42.4]),
+    "mask_rcnn_wavevit_b_1x": (2e-4, 1e-4, 12, [8, 11], 16, 1333, [47.6, 43.0]),
+    "cascade_mask_rcnn_wavevit_s_3x": (1e-4, 0.05, 36, [27, 33], 16, 1333, [52.1]),
+    "gfl_wavevit_s_3x": (1e-4, 0.05, 36, [27, 33], 16, 1200, [50.9]),
+    "atss_wavevit_s_3x": (1e-4, 0.05, 36, [27, 33], 16, 1333, [50.7]),
+    "sparse_rcnn_wavevit_s_3x": (2e-5, 1e-4, 36, [27, 33], 8, 1333, [50.7]),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_DETECTORS)
+def test_coco_recipes_hold_the_numbers_of_the_official_ones(name: str) -> None:
+    lr, weight_decay, epochs, steps, images_per_step, long_edge, aps = PUBLISHED_DETECTORS[name]
+    content = recipe(f"coco_{name}", "detection")
+    optim = content["optim"]
+    assert (optim["lr"], optim["weight_decay"]) == (lr, weight_decay)
+    assert optim["schedule"] == "step"
+    assert (optim["epochs"], optim["step_epochs"], optim["step_gamma"]) == (epochs, steps, 0.1)
+    assert (optim["warmup_steps"], optim["warmup_factor"]) == (500, 0.001)
+    assert (optim["no_decay"] == []) == (weight_decay == 1e-4)
+    assert content["trainer"]["images_per_step"] == optim["lr_reference_batch"] == images_per_step
+    assert content["trainer"]["clip_grad"] == (1.0 if name.startswith("sparse") else None)
+    data, augment = content["data"], content["augment"]
+    assert (data["short_edge"], data["long_edge"]) == (800, 1333)
+    assert (data["size_rule"], data["eval_batch_size"]) == ("multiple_of_16", 1)
+    assert augment.get("long_edge", 1333) == long_edge
+    if epochs == 12:
+        assert augment == {"recipe": "single_scale", "hflip": 0.5}
+    else:
+        assert augment["recipe"] == "multi_scale"
+        assert augment["short_edges"] == list(range(480, 801, 32))
+        assert augment["short_edges_before_crop"] == [400, 500, 600]
+        assert augment["crop_sizes"] == [384, 600]
+    assert content["model"]["drop_path_rate"] == 0.1
+    assert content["model"]["batch_norm"] == "affine_frozen"
+    assert content["model"].keys().isdisjoint({"heads", "options"})
+    trainer, batch_size = Trainer(**content["trainer"]), data["batch_size"]
+    passes = {n: trainer.passes_per_step(batch_size, n) for n in (1, 2, 4, 8)}
+    assert passes == {1: 8, 2: 4, 4: 2, 8: 1}
+    text = header(CONFIGS / f"detection/coco_{name}.yaml")
+    page = (CONFIGS.parent / "docs/detection.md").read_text()
+    row = re.search(rf"^\| `coco_{name}` .*$", page, re.MULTILINE)
+    assert row is not None
+    for ap in aps:
+        assert f"AP {ap} +- 0.3" in text
+        assert f"{ap}" in row[0]
+
+
+def test_detection_starts_without_data_and_on_a_small_set() -> None:
+    assert train_detection.find_recipe(train_detection.QUICK_START).is_file()
+    assert train_detection.find_recipe("bccd_gfl_wavevit_nano_30min").is_file()

@@ -54,7 +54,10 @@ def test_version_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [
         (["evalute"], "unknown command 'evalute'; did you mean evaluate?"),
-        (["train"], "expected `wavevit train TASK` with TASK one of classification, got nothing"),
+        (
+            ["train"],
+            "expected `wavevit train TASK` with TASK one of classification, detection, got nothing",
+        ),
         (["train", "clasification"], "got clasification"),
         (["train", "classification", "--optim.lrr", "1"], "did you mean --optim.lr?"),
         (["train", "classification", "--batch-size", "8"], "did you mean --data.batch-size?"),

@@ -1,8 +1,9 @@
 """``wavevit convert``: rewrite an official checkpoint as a model file."""
 
+import inspect
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -11,15 +12,36 @@ if TYPE_CHECKING:
     from wavevit.models.weights import LoadReport
 
 
-def convert_checkpoint(source: Path, target: Path, overwrite: bool = False) -> int:
-    """Rewrites official Wave-ViT weights as a safetensors file with our names and a model card.
+def convert_checkpoint(
+    source: Path,
+    target: Path,
+    overwrite: bool = False,
+    model: str | None = None,
+    backbone: str | None = None,
+    class_names: Path | None = None,
+    short_edge: int | None = None,
+    long_edge: int | None = None,
+    size_rule: Literal["multiple_of_16", "keep_ratio"] | None = None,
+) -> int:
+    """Rewrites official weights as a safetensors file with our names and a model card.
 
-    Pickled code in the source is never run. Nothing is written unless every entry fits.
+    Takes Wave-ViT classifiers, and what mmdetection has trained of RetinaNet, ATSS, GFL, Mask R-CNN
+    (or Faster R-CNN), Cascade Mask R-CNN and Sparse R-CNN on a Wave-ViT or a ResNet. Pickled code
+    in the source is never run. Nothing is written unless every entry fits.
 
     Args:
-        source: Official checkpoint (.pth, .pth.tar, .safetensors), or one with our names.
+        source: Official checkpoint (.pth, .pth.tar, .safetensors), or a classifier with our names.
         target: File to write, ending in .safetensors.
         overwrite: Replace the target if it exists.
+        model: Detector that the checkpoint must be of; null: the one that it is.
+        backbone: timm name of the detector's backbone; null: by its shapes.
+        class_names: Text file with a detector's classes, a name per line; null: as the checkpoint
+            names them.
+        short_edge: Images are resized for the detector so that the shorter side has so many pixels;
+            null: 800.
+        long_edge: Most pixels of the longer side; null: 1333.
+        size_rule: How edges make a size; null: multiple_of_16 for a Wave-ViT, as its authors do,
+            else keep_ratio.
 
     Returns:
         The exit code.
@@ -27,12 +49,41 @@ def convert_checkpoint(source: Path, target: Path, overwrite: bool = False) -> i
     Raises:
         FileNotFoundError: No source, or no folder for the target.
         FileExistsError: The target exists and `overwrite` is not given.
-        ValueError: Not a Wave-ViT, damaged, in need of code to load, or entries do not fit.
+        ValueError: An unknown network, damaged, in need of code to load, or entries do not fit.
     """
+    from wavevit.detection.official import is_official
+    from wavevit.detection.official_files import read_official
     from wavevit.models.weights import convert
 
-    card, report = convert(source, target, overwrite=overwrite)
-    for line in summary(card, report):
+    of_detector = {
+        "model": model,
+        "backbone": backbone,
+        "class_names": class_names,
+        "short_edge": short_edge,
+        "long_edge": long_edge,
+        "size_rule": size_rule,
+    }
+    file = read_official(source) if source.suffix != ".ckpt" else None  # which `convert` explains
+    if file is not None and is_official(file.state):
+        from wavevit.cli import detection_convert
+        from wavevit.cli.detection_convert import DetectorOptions
+
+        _check_target(target, overwrite)
+        options = DetectorOptions(**of_detector)  # type: ignore[arg-type]
+        lines = detection_convert.summary(
+            *detection_convert.convert_detector(source, target, file, options)
+        )
+    else:
+        given = [name for name, value in of_detector.items() if value is not None]
+        if given:
+            option = f"--{given[0].replace('_', '-')}"
+            raise ValueError(
+                f"{option} is for detectors of mmdetection, and {source} holds none: no entry has "
+                "a name of theirs"
+            )
+        del file
+        lines = summary(*convert(source, target, overwrite=overwrite))
+    for line in lines:
         sys.stdout.write(line + "\n")
     sys.stdout.write(f"written: {target} ({target.stat().st_size / 1e6:.1f} MB)\n")
     return 0
@@ -44,7 +95,9 @@ def add_arguments(parser: "ArgumentParser") -> None:
     Args:
         parser: The command's parser.
     """
-    parser.add_function_arguments(convert_checkpoint, as_positional=True)
+    parser.add_argument("source", type=Path, help="Official checkpoint.")
+    parser.add_argument("target", type=Path, help="File to write, ending in .safetensors.")
+    parser.add_function_arguments(convert_checkpoint, skip={"source", "target"})
 
 
 def run(options: "Namespace") -> int:
@@ -53,7 +106,18 @@ def run(options: "Namespace") -> int:
     Args:
         options: Parsed options.
     """
-    return convert_checkpoint(options.source, options.target, options.overwrite)
+    names = inspect.signature(convert_checkpoint).parameters
+    return convert_checkpoint(**{name: getattr(options, name) for name in names})
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    # As in `wavevit.models.weights.convert`.
+    if target.suffix != ".safetensors":
+        raise ValueError(f"the output must end in .safetensors, got {target}")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists; choose another name or pass --overwrite")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"the folder of the output does not exist: {target.parent}")
 
 
 def summary(card: "ModelCard", report: "LoadReport") -> list[str]:

@@ -1,32 +1,39 @@
 """``wavevit evaluate``: measure a model on a data set."""
 
 import inspect
-import os
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, cast
+
+from wavevit.cli.evaluation_processes import (
+    TIMEOUT_S,
+    check_loading,
+    ignore,
+    place,
+    processes,
+    together,
+)
+from wavevit.cli.task import run_for, task_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from jsonargparse import ArgumentParser, Namespace
     from lightning_fabric import Fabric
 
     from wavevit.cli.inference import Classifier
-    from wavevit.data.classification import ClassificationDataset, ClassificationSplits
+    from wavevit.data.classification import ClassificationDataset, ClassificationSplits, Split
     from wavevit.metrics.classification import ClassificationResult
 
 _WORST_SHOWN = 5
-_TIMEOUT_S = 600.0  # without an answer of another process, or of a loader's worker
-
-T = TypeVar("T")
+_LESS_MEMORY = "lower --batch-size, or measure at a lower --image-size"
 
 
 def evaluate(
     checkpoint: Path,
     data: str,
-    split: Literal["val", "train", "all"] = "val",
+    split: str = "val",
     batch_size: int = 64,
     num_workers: int = 2,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -39,7 +46,7 @@ def evaluate(
     val_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> int:
-    """Measures a model on a data set: accuracy, loss and calibration, overall and by class.
+    """Measures a classifier on a data set: accuracy, loss and calibration, overall and by class.
 
     Every image counts exactly once, whatever the batch size and the number of processes (torchrun,
     SLURM); one that cannot be read stops the evaluation. Classes are matched by name; the data may
@@ -48,14 +55,17 @@ def evaluate(
     Args:
         checkpoint: Model file, or run directory with a best.safetensors.
         data: Folder (val/ with class folders, or class folders), CSV file, folder or URL of tar
-            shards, or "shapes" for the built-in generated set.
-        split: Part of the data to measure on.
+            shards, or "shapes" for the built-in generated set. For a detector, folder or file in
+            COCO, YOLO or Pascal VOC layout, or "shapes".
+        split: Part of the data to measure on: "val", "train" or "all"; for a detector, any that
+            the data has.
         batch_size: Images per forward pass.
         num_workers: Processes that decode images; 0 decodes in the main process.
         device: Where the model runs; "auto" takes CUDA where there is some.
         precision: Number format inside the model.
         image_size: Rows and columns of the model's input, pixels; null for the model file's.
-        output: Folder to write metrics.json, per_class.csv and pictures to; null writes none.
+        output: Folder to write metrics.json, per_class.csv, pictures and, of a detector, its
+            predictions to; null writes none.
         overwrite: Replace files of an earlier evaluation in the output folder.
         model: timm name of the network, for plain weights that do not say what they are for.
         num_classes: Classes of that network; null for its usual number.
@@ -74,12 +84,8 @@ def evaluate(
     from wavevit.cli.counter import counter
     from wavevit.cli.inference import load_classifier
 
-    if batch_size < 1 or num_workers < 0:
-        raise ValueError(
-            "--batch-size must be at least 1 and --num-workers at least 0, got "
-            f"{batch_size} and {num_workers}"
-        )
-    with _processes(device) as fabric:
+    check_loading(batch_size, num_workers)
+    with processes(device) as fabric:
         speaks = fabric is None or fabric.is_global_zero
 
         def prepare() -> "tuple[Classifier, ClassificationSplits]":
@@ -97,9 +103,9 @@ def evaluate(
                 classifier, data, val_fraction=val_fraction, split_seed=split_seed
             )
 
-        classifier, splits = _together(fabric, prepare)
-        dataset = splits.get(split)
-        shown = counter(len(dataset), "evaluating", "images") if speaks else nullcontext(_ignore)
+        classifier, splits = together(fabric, prepare)
+        dataset = splits.get(cast("Split", split))  # which raises for others
+        shown = counter(len(dataset), "evaluating", "images") if speaks else nullcontext(ignore)
         with shown as advance:
             result = measure(classifier, dataset, batch_size, num_workers, advance, fabric)
         if not speaks:
@@ -128,41 +134,23 @@ def evaluate(
     return 0
 
 
-@contextmanager
-def _processes(device: str) -> "Iterator[Fabric | None]":
-    """The processes that torchrun or SLURM started; None for a single one, which needs nothing."""
-    if os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")) == "1":
-        yield None
-        return
-    from wavevit.training.processes import launch_fabric, leave
-
-    fabric = launch_fabric(
-        precision="fp32", accelerator=device, strategy="ddp", timeout_s=_TIMEOUT_S
-    )
-    yield fabric if fabric.world_size > 1 else None
-    leave()  # not after an error: the others may be waiting in the middle of something
-
-
-def _together(fabric: "Fabric | None", work: "Callable[[], T]") -> "T":
-    """Does work in every process; if it fails in one of them, every one raises."""
-    if fabric is None:
-        return work()
-    from wavevit.training.processes import together
-
-    return together(fabric, work)
-
-
-def _ignore(count: int) -> None:
-    """Progress of a process that does not speak."""
-
-
 def add_arguments(parser: "ArgumentParser") -> None:
     """Adds the command's options to its parser.
 
     Args:
         parser: The command's parser.
     """
-    parser.add_function_arguments(evaluate)
+    from wavevit.cli.detection_evaluate import evaluate_detector
+
+    parser.add_function_arguments(evaluate, skip={"batch_size"})
+    parser.add_argument(
+        "--batch_size",
+        type=int | None,
+        default=None,
+        help="Images per forward pass; 64 of a classifier, 1 of a detector.",
+    )
+    known = {"batch_size", *inspect.signature(evaluate).parameters}
+    parser.add_function_arguments(evaluate_detector, skip=known)
 
 
 def run(options: "Namespace") -> int:
@@ -171,8 +159,10 @@ def run(options: "Namespace") -> int:
     Args:
         options: Parsed options.
     """
-    names = inspect.signature(evaluate).parameters
-    return evaluate(**{name: getattr(options, name) for name in names})
+    from wavevit.cli.detection_evaluate import evaluate_detector
+
+    task = task_of(options.checkpoint) if options.model is None else "classification"
+    return run_for(task, {"classification": evaluate, "detection": evaluate_detector}, options)
 
 
 def open_for(
@@ -243,34 +233,38 @@ def measure(
     Raises:
         ValueError: An image cannot be read, or the model gives NaN.
     """
+    from wavevit.cli.memory import out_of_memory_explained
     from wavevit.data.loader import eval_loader, strict
     from wavevit.metrics.classification import ClassificationMetrics
 
+    rank, num_processes = place(fabric)
     metrics = ClassificationMetrics(classifier.num_classes)
     batches = eval_loader(
         dataset,
         classifier.transform(),
         batch_size=batch_size,
         num_workers=num_workers,
-        rank=0 if fabric is None else fabric.global_rank,
-        num_processes=1 if fabric is None else fabric.world_size,
+        rank=rank,
+        num_processes=num_processes,
         pin_memory=classifier.device.type == "cuda",
-        timeout_s=_TIMEOUT_S,
+        timeout_s=TIMEOUT_S,
     )
 
     def measure_share() -> None:
         for batch in strict(batches):
             sample_ids = [dataset.sample_id(int(index)) for index in batch.indices]
-            metrics.update(sample_ids, classifier.logits(batch.images), batch.labels)
+            with out_of_memory_explained(_LESS_MEMORY):
+                logits = classifier.logits(batch.images)
+            metrics.update(sample_ids, logits, batch.labels)
             if advance is not None:
-                advance(len(sample_ids) * (1 if fabric is None else fabric.world_size))
+                advance(len(sample_ids) * num_processes)
 
-    _together(fabric, measure_share)
+    together(fabric, measure_share)
     if fabric is not None:
         from wavevit.training.processes import gather
 
-        for rank, rows in enumerate(gather(fabric, metrics.rows())):
-            if rank != fabric.global_rank:
+        for other, rows in enumerate(gather(fabric, metrics.rows())):
+            if other != rank:
                 metrics.merge(rows)
     return metrics.compute()
 

@@ -6,6 +6,7 @@ Shape legend: K classes.
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ NAMES = (
 _MAX_CLASSES_IN_JSON = 100  # of the confusion matrix, which grows with the square
 
 
-def prepare(folder: Path, overwrite: bool) -> None:
+def prepare(folder: Path, overwrite: bool, names: Sequence[str] = NAMES) -> None:
     """Makes the output folder and finds out, before any work, whether it can be written.
 
     Args:
         folder: Output folder.
         overwrite: Whether results in it may be replaced.
+        names: Of the files that will be written.
 
     Raises:
         FileExistsError: It has results already.
@@ -46,7 +48,7 @@ def prepare(folder: Path, overwrite: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output names a folder, but {folder} is a file")
-    existing = [name for name in NAMES if (folder / name).exists()]
+    existing = [name for name in names if (folder / name).exists()]
     if existing and not overwrite:
         raise FileExistsError(
             f"{folder} already has {', '.join(existing)}; choose another --output or pass "

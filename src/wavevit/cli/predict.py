@@ -1,28 +1,24 @@
 """``wavevit predict``: run a model on images."""
 
 import inspect
-import signal
-import sys
-import threading
-import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from wavevit.cli.prediction_loop import MAX_WAIT_S, Counts, interrupts, listed, write_all
+from wavevit.cli.task import run_for, task_of
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
     from torch import Tensor
 
     from wavevit.cli.inference import Classifier
-    from wavevit.cli.prediction_files import ImageRecord, PictureFolder, RecordWriter
+    from wavevit.cli.prediction_files import ImageRecord
     from wavevit.data.transforms import Transform
 
-# A result waits no longer than this for its batch to fill up: the first one comes at once, and a
-# slow source is followed as it goes.
-_MAX_WAIT_S = 1.0
-_SECONDS_BETWEEN_LINES = 10.0
+_LESS_MEMORY = "lower --batch-size, or predict at a lower --image-size"
 
 
 def predict(
@@ -41,7 +37,7 @@ def predict(
     num_classes: int | None = None,
     image_size: int | None = None,
 ) -> int:
-    """Runs a model on images and writes the most probable classes of each, in their order.
+    """Runs a classifier on images and writes the most probable classes of each, in their order.
 
     An image that cannot be read is reported, gets a record with the error, and does not stop the
     rest. Exit code 0: all went well; 1: some images failed; 2: nothing could be done.
@@ -50,8 +46,10 @@ def predict(
         images: Files, folders (with subfolders), quoted patterns, or - for a list on stdin.
         checkpoint: Model file, or run directory with a best.safetensors.
         topk: Classes per image, best first.
-        output: File to write, .jsonl or .csv; null writes JSON lines to stdout.
-        draw: Folder for copies of the images with the classes written below.
+        output: File to write, .jsonl or .csv, for a detector also .json in COCO's results format;
+            null writes JSON lines to stdout.
+        draw: Folder for copies of the images with the classes written below, or the objects drawn
+            in.
         overwrite: Replace an existing output file and existing pictures.
         null: The list on stdin is separated by NUL characters, as by find -print0.
         batch_size: Images per forward pass.
@@ -73,12 +71,15 @@ def predict(
     from wavevit.cli.image_paths import STDIN, base_folder, check_arguments
     from wavevit.cli.inference import load_classifier
     from wavevit.cli.prediction_files import PictureFolder, check_output, open_output
+    from wavevit.cli.video import is_video
 
     if min(topk, batch_size, num_workers) < 1:
         raise ValueError(
             "--topk, --batch-size and --num-workers must be at least 1, got "
             f"{topk}, {batch_size} and {num_workers}"
         )
+    if any(map(is_video, images)):
+        raise ValueError("video is for detectors; give a classifier images")
     check_arguments(images)
     check_output(output, overwrite)
     classifier = load_classifier(
@@ -98,14 +99,14 @@ def predict(
     counts = Counts()
     found = predictions(
         classifier,
-        _listed(images, null, counts),
+        listed(images, null, counts),
         topk=topk,
         batch_size=batch_size,
         num_workers=num_workers,
     )
     try:
         with closing(found) as records:
-            _write_all(
+            write_all(
                 records, writer, pictures, num_workers, counts, writes_to_stdout=output is None
             )
     finally:
@@ -113,7 +114,7 @@ def predict(
     if counts.images == 0 and counts.failures == 0:
         raise ValueError("the list of images is empty")
     if counts.failures or output is not None:
-        counts.say(f"{counts.images:,} images done, {counts.failures:,} failures")
+        counts.say_sum()
     return 1 if counts.failures else 0
 
 
@@ -123,13 +124,23 @@ def add_arguments(parser: "ArgumentParser") -> None:
     Args:
         parser: The command's parser.
     """
-    parser.add_argument(
-        "images",
-        nargs="*",
-        type=str,
-        help="Files, folders (with subfolders), quoted patterns, or - for a list on stdin.",
+    from wavevit.cli.detection_predict import predict_objects
+
+    what = (
+        "Files, folders (with subfolders), quoted patterns, or - for a list on stdin. For a "
+        "detector also video files, and camera:0 for the first camera."
     )
-    parser.add_function_arguments(predict, skip={"images"})
+    parser.add_argument("paths", nargs="*", type=str, metavar="IMAGES", help=what)
+    parser.add_argument("--images", nargs="+", type=str, default=[], help="The same.")
+    parser.add_function_arguments(predict, skip={"images", "batch_size"})
+    parser.add_argument(
+        "--batch_size",
+        type=int | None,
+        default=None,
+        help="Images, or tiles, per forward pass; 32 of a classifier, 1 of a detector.",
+    )
+    known = set(inspect.signature(predict).parameters)
+    parser.add_function_arguments(predict_objects, skip=known)
 
 
 def run(options: "Namespace") -> int:
@@ -138,41 +149,11 @@ def run(options: "Namespace") -> int:
     Args:
         options: Parsed options.
     """
-    names = inspect.signature(predict).parameters
-    return predict(**{name: getattr(options, name) for name in names})
+    from wavevit.cli.detection_predict import predict_objects
 
-
-@dataclass
-class Counts:
-    """How it went.
-
-    Attributes:
-        images: Number of records.
-        failures: Number of things that went wrong, each reported.
-    """
-
-    images: int = 0
-    failures: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def fail(self, message: str) -> None:
-        """Counts and reports a failure.
-
-        Args:
-            message: What went wrong.
-        """
-        with self._lock:  # folders are listed in a thread of their own
-            self.failures += 1
-        self.say(message)
-
-    def say(self, message: str) -> None:
-        """Writes one line to standard error.
-
-        Args:
-            message: Any text.
-        """
-        sys.stderr.write(f"wavevit predict: {' '.join(message.split())}\n")
-        sys.stderr.flush()
+    options.images = [*options.paths, *options.images]
+    task = task_of(options.checkpoint) if options.model is None else "classification"
+    return run_for(task, {"classification": predict, "detection": predict_objects}, options)
 
 
 @dataclass(frozen=True)
@@ -211,7 +192,7 @@ def predictions(
 
     transform = classifier.transform()
     with (
-        _interrupts() as interrupted,
+        interrupts() as interrupted,
         ReadAhead(
             paths,
             lambda path: _decode(path, transform),
@@ -220,27 +201,8 @@ def predictions(
             interrupted=interrupted,
         ) as decoded,
     ):
-        for batch in batches(decoded, batch_size, max_wait_s=_MAX_WAIT_S):
+        for batch in batches(decoded, batch_size, max_wait_s=MAX_WAIT_S):
             yield _classify(classifier, batch, topk)
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, besides raising KeyboardInterrupt as ever."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-
-    def handle(number: int, frame: object) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _decode(path: str, transform: "Transform") -> _Decoded:
@@ -263,12 +225,14 @@ def _classify(
     import numpy as np
     import torch
 
+    from wavevit.cli.memory import out_of_memory_explained
     from wavevit.cli.prediction_files import ImageRecord, Prediction
     from wavevit.metrics.classification import first_classes
 
     pixels = [item.pixels for item in batch if item.pixels is not None]
     if pixels:
-        logits = classifier.logits(torch.stack(pixels))
+        with out_of_memory_explained(_LESS_MEMORY):
+            logits = classifier.logits(torch.stack(pixels))
         probabilities = iter(logits.double().softmax(dim=1).numpy())
     names = classifier.card.class_names
     records = []
@@ -287,51 +251,3 @@ def _classify(
         )
         records.append(ImageRecord(item.path, found, item.width, item.height))
     return records
-
-
-def _listed(images: Sequence[str], null: bool, counts: Counts) -> Iterator[str]:
-    from wavevit.cli.image_paths import iter_paths
-
-    def unlisted(error: OSError) -> None:
-        counts.fail(f"cannot list the folder {error.filename!r}: {error.strerror}")
-
-    return iter_paths(images, null=null, on_error=unlisted)
-
-
-def _write_all(
-    batches: Iterable[list["ImageRecord"]],
-    writer: "RecordWriter",
-    pictures: "PictureFolder | None",
-    num_workers: int,
-    counts: Counts,
-    *,
-    writes_to_stdout: bool,
-) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    last = time.monotonic()
-    with ThreadPoolExecutor(num_workers) as pool:
-        for records in batches:
-            for record in records:
-                writer.write(record)
-                counts.images += 1
-                if record.error is not None:
-                    counts.fail(f"cannot read {record.path!r}: {record.error}")
-            if pictures is not None:
-                drawn = [record for record in records if record.error is None]
-                for error in pool.map(lambda record: _draw(pictures, record), drawn):
-                    if error is not None:
-                        counts.fail(error)
-            # Results on standard output show by themselves how far it is.
-            if not writes_to_stdout and time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-                last = time.monotonic()
-                counts.say(f"{counts.images:,} images done, {counts.failures:,} failures")
-
-
-def _draw(pictures: "PictureFolder", record: "ImageRecord") -> str | None:
-    """Writes the picture of a record; returns what went wrong."""
-    try:
-        pictures.draw(record)
-    except (OSError, ValueError) as error:
-        return f"cannot draw {record.path!r}: {error}"
-    return None

@@ -5,9 +5,12 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TextIO
+from typing import Any, Literal, Protocol, TextIO
+
+from PIL import Image
 
 from wavevit.data.images import IMAGE_EXTENSIONS, load_image
 
@@ -138,26 +141,29 @@ class CsvRows:
         self._stream.close()
 
 
-def check_output(path: Path | None, overwrite: bool) -> None:
+def check_output(
+    path: Path | None, overwrite: bool, suffixes: Sequence[str] = (".jsonl", ".csv")
+) -> None:
     """Finds out before any work whether the output can be written.
 
     Args:
         path: Output file; None for standard output.
         overwrite: Whether it may exist.
+        suffixes: That its name may end in.
 
     Raises:
         FileExistsError: It exists.
         FileNotFoundError: Its folder does not exist.
         IsADirectoryError: It is a folder.
         PermissionError: It cannot be written.
-        ValueError: Neither .jsonl nor .csv.
+        ValueError: Another suffix.
     """
     if path is None:
         return
     if path.is_dir():
         raise IsADirectoryError(f"--output names a file, but {path} is a folder")
-    if path.suffix.lower() not in (".jsonl", ".csv"):
-        raise ValueError(f"--output must end in .jsonl or .csv, got {path}")
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"--output must end in {' or '.join(suffixes)}, got {path}")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another --output or pass --overwrite")
     if not path.parent.is_dir():
@@ -188,6 +194,28 @@ def open_output(path: Path | None, topk: int, overwrite: bool) -> RecordWriter:
     return JsonLines(open(path, mode, encoding="utf-8", newline="\n"))
 
 
+class HasPath(Protocol):
+    """The outcome for an image file."""
+
+    @property
+    def path(self) -> str:
+        """Of the image."""
+        ...
+
+
+def caption(image: Image.Image, record: ImageRecord) -> Image.Image:
+    """The picture with the classes written below.
+
+    Args:
+        image: As it was read.
+        record: What was found in it.
+    """
+    # Here, because matplotlib takes as long to import as many images take to classify.
+    from wavevit.pictures.annotate import annotate
+
+    return annotate(image, [(p.label, p.probability) for p in record.predictions])
+
+
 class PictureFolder:
     """Writes annotated pictures, each at its place relative to a base folder.
 
@@ -198,10 +226,18 @@ class PictureFolder:
         folder: Where to.
         base: Absolute folder that places are relative to.
         overwrite: Whether existing pictures may be replaced.
+        render: Makes the picture of an image and its record.
     """
 
-    def __init__(self, folder: Path, base: str, overwrite: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        base: str,
+        overwrite: bool,
+        render: Callable[[Image.Image, Any], Image.Image] = caption,
+    ) -> None:
         self.folder = folder
+        self._render = render
         self._real = os.path.realpath(folder)
         self._base = base
         self._overwrite = overwrite
@@ -255,7 +291,7 @@ class PictureFolder:
             place = Path("outside", drive.replace(":", "").strip("\\/"), tail.lstrip("\\/"))
         return self.folder / place.with_name(picture_name(place.name))
 
-    def draw(self, record: ImageRecord) -> None:
+    def draw(self, record: HasPath) -> None:
         """Writes the picture of a record that has predictions.
 
         Args:
@@ -266,8 +302,6 @@ class PictureFolder:
             OSError: It cannot be written.
             ValueError: The image lies in the folder itself, or cannot be read any more.
         """
-        # Here, because matplotlib takes as long to import as many images take to classify.
-        from wavevit.pictures.annotate import annotate
         from wavevit.pictures.style import write_atomically
 
         target = self.target(record.path)
@@ -277,7 +311,7 @@ class PictureFolder:
             raise FileExistsError(f"the picture {target} exists; not replaced")
         image = load_image(record.path)
         with _drawing:
-            picture = annotate(image, [(p.label, p.probability) for p in record.predictions])
+            picture = self._render(image, record)
         target.parent.mkdir(parents=True, exist_ok=True)
         kind = _KEPT_SUFFIXES[target.suffix.lower()]
         options = {"quality": 92, "subsampling": 0} if kind == "JPEG" else {"compress_level": 3}

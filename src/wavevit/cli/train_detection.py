@@ -73,7 +73,12 @@ def prepare(words: list[str]) -> list[str]:
 
     Args:
         words: Words after the command, normalised.
+
+    Raises:
+        ValueError: ``--model``, as it is for other tasks: here two things have names.
     """
+    if any(word.partition("=")[0] == "--model" for word in words):
+        raise ValueError("--model: name a detector with --detector, its network with --backbone")
     return training.fill_in_recipe(words, COMMAND)
 
 

@@ -71,6 +71,8 @@ def choose_detection_examples(
     hardest = np.argsort(-mistakes, kind="stable")[:_EXAMPLES]
     hardest = hardest[mistakes[hardest] > 0]
     others = np.setdiff1d(np.arange(len(rows)), hardest)
+    with_something = np.array([sum(numbers) > 0 for numbers in counts])[others]
+    others = others[with_something] if with_something.any() else others
     places = np.linspace(0, len(others) - 1, min(_EXAMPLES, len(others))).round().astype(int)
     spread = others[places]
     index_of = {dataset.image_id(index): index for index in range(len(dataset))}

@@ -42,9 +42,9 @@ class DetectionData:
         keep_empty: Trains on images without objects, too; officially they are left out.
         clip_boxes: Cuts boxes and outlines that stick out of their images; otherwise they are
             errors.
-        short_edge: Images are resized so that the shorter side has so many pixels,
-        long_edge: unless the longer side would have more than these; augment may say otherwise
-            for training.
+        short_edge: Length that the shorter side of images is resized to, pixels.
+        long_edge: Limit of the longer side, pixels, which goes before. Augment may have other
+            lengths for training.
         size_rule: "keep_ratio", or "multiple_of_16", the official detectors' rounding.
         batch_size: Images per process and forward pass.
         eval_batch_size: The same in evaluations. Above 1, images are padded to the largest of
