@@ -72,10 +72,8 @@ def predict_objects(
     """
     from wavevit.cli.detection_drawing import ObjectPainter
     from wavevit.cli.detection_inference import load_predictor, make_finder
-    from wavevit.cli.detection_records import SUFFIXES, open_writer
-    from wavevit.cli.image_ids import ImageIds, table_path
+    from wavevit.cli.detection_records import open_writer
     from wavevit.cli.image_paths import check_arguments
-    from wavevit.cli.prediction_files import check_output
     from wavevit.cli.video import check_videos, is_video
 
     if batch_size < 1 or num_workers < 1:
@@ -85,17 +83,11 @@ def predict_objects(
     is_film = any(map(is_video, images))
     if is_film:
         check_videos(images, draw, max_frames)
-    elif max_frames is not None:
-        raise ValueError("--max-frames goes with video, and there is none among the images")
-    check_output(output, overwrite, SUFFIXES[1:] if is_film else SUFFIXES)
-    is_coco = output is not None and output.suffix.lower() == ".json"
-    if annotations is not None and not is_coco:
-        raise ValueError("--annotations goes with an --output that ends in .json")
-    if output is not None and is_coco and annotations is None:
-        check_output(table_path(output), overwrite, SUFFIXES)
-    ids = ImageIds(annotations)
-    if not is_film:
+    else:
         check_arguments(images)
+        if max_frames is not None:
+            raise ValueError("--max-frames goes with video, and there is none among the images")
+    ids = _ids_for(output, annotations, overwrite, is_film=is_film)
     predictor = load_predictor(
         checkpoint, device=device, precision=precision, score_threshold=score_threshold
     )
@@ -126,6 +118,24 @@ def predict_objects(
     if counts.failures or output is not None:
         counts.say_sum()
     return 1 if counts.failures else 0
+
+
+def _ids_for(
+    output: Path | None, annotations: Path | None, overwrite: bool, *, is_film: bool
+) -> "ImageIds":
+    """Finds out whether the output can be written, and with which ids."""
+    from wavevit.cli.detection_records import SUFFIXES
+    from wavevit.cli.image_ids import ImageIds, table_path
+    from wavevit.cli.prediction_files import check_output
+
+    # A frame has no id in a COCO file.
+    check_output(output, overwrite, SUFFIXES[1:] if is_film else SUFFIXES)
+    is_coco = output is not None and output.suffix.lower() == ".json"
+    if annotations is not None and not is_coco:
+        raise ValueError("--annotations goes with an --output that ends in .json")
+    if output is not None and is_coco and annotations is None:
+        check_output(table_path(output), overwrite, SUFFIXES)
+    return ImageIds(annotations)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class TiledPredictor:
             Objects up to that size are whole in some tile.
         batch_size: Tiles at once.
         nms_threshold: Of two objects of a class whose boxes overlap more, the more certain stays.
-        with_whole: Whether the whole picture is looked at too, for objects larger than the overlap.
+        with_whole: Whether the whole picture is looked at too, for objects larger than a tile.
 
     Raises:
         ValueError: A number out of range.
@@ -118,8 +118,8 @@ class TiledPredictor:
         if self.with_whole:
             whole = self.predict([image])[0]
             sides = (whole.boxes_xyxy[:, 2:] - whole.boxes_xyxy[:, :2]).amax(dim=1)
-            # Smaller ones are seen better in the tiles.
-            parts.append(whole.take((sides > self.overlap * self.tile).nonzero().flatten()))
+            # Smaller ones are seen better in the tiles; here, groups of them pass for one.
+            parts.append(whole.take((sides > self.tile).nonzero().flatten()))
             windows = [*windows, Window(0, 0, H, W)]
         return merge_tiles(parts, windows, nms_threshold=self.nms_threshold)
 
