@@ -20,7 +20,7 @@ from wavevit.pictures.detection import DrawnObjects
 from wavevit.pictures.detection_grids import DetectionExample
 
 _EXAMPLES = 6  # with many mistakes, and of the others, each
-_MOST_DRAWN = 12  # detections of a picture, the best ones: more would hide it
+_MOST_DRAWN = 24  # detections of a picture, the best ones: more would hide it
 _DEFAULT_THRESHOLD = 0.3  # of a class that has no right detection
 _IOU = 0.5  # from here on a detection is right
 
@@ -124,9 +124,10 @@ def _example(
 ) -> DetectionExample:
     sample = dataset.load(index)
     H, W = sample.size
-    kept = kept[np.argsort(-row.scores[kept], kind="stable")][
-        : max(_MOST_DRAWN, len(sample.labels))
-    ]
+    most = max(_MOST_DRAWN, len(sample.labels))
+    if len(kept) > most:
+        caption += f" (the best {most} drawn)"
+    kept = kept[np.argsort(-row.scores[kept], kind="stable")][:most]
     found = DrawnObjects(
         boxes_xyxy=row.boxes_xyxy[kept],
         labels=row.labels[kept],
