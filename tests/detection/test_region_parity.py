@@ -359,6 +359,7 @@ def test_cascade_mask_rcnn_learns_what_was_recorded(
     assert max(errors.values()) < RTOL  # observed: 9e-4
 
 
+@pytest.mark.slow
 def test_cascades_heads_learn_what_was_recorded(
     load: Callable[[str], SimpleNamespace], watch: Callable[[Any], Watched]
 ) -> None:

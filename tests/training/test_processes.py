@@ -171,6 +171,7 @@ def resharded(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     return found
 
 
+@pytest.mark.slow
 def test_a_sharded_run_resumes_to_the_same_bits(resharded: dict[str, Run]) -> None:
     run = resharded["resumed"]
     assert run.codes == [[STOPPED, STOPPED], [0, 0]], [start.stderr for start in run.starts]
@@ -179,6 +180,7 @@ def test_a_sharded_run_resumes_to_the_same_bits(resharded: dict[str, Run]) -> No
         torch.testing.assert_close(found[part], whole[part], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_unsharded(resharded: dict[str, Run]) -> None:
     run = resharded["resumed unsharded"]
     assert run.codes == [[STOPPED, STOPPED], [0, 0]], [start.stderr for start in run.starts]
@@ -186,6 +188,7 @@ def test_a_sharded_run_goes_on_unsharded(resharded: dict[str, Run]) -> None:
     torch.testing.assert_close(found["model"], whole["model"], rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_token_labels_train_alike_sharded_and_not(
     image_folder: Path, random_maps: Path, tmp_path: Path
 ) -> None:
