@@ -284,11 +284,9 @@ def measure(
 
     together(fabric, measure_share)
     if fabric is not None:
-        from wavevit.training.processes import gather
+        from wavevit.training.shared_evaluation import merge_shares
 
-        for other, rows in enumerate(gather(fabric, metrics.rows())):
-            if other != rank:
-                metrics.merge(rows)
+        merge_shares(fabric, metrics)
     return metrics
 
 

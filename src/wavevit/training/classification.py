@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from wavevit.data.label_maps import open_label_maps
 from wavevit.data.loader import (
@@ -29,8 +28,8 @@ from wavevit.training.classification_settings import (
 from wavevit.training.fingerprint import digest, digest_names, file_pieces
 from wavevit.training.model_file import read_best, write_best
 from wavevit.training.objectives import LabelObjective, Objective
-from wavevit.training.processes import gather, together
 from wavevit.training.run_directory import RunDirectory
+from wavevit.training.shared_evaluation import measure_shares, merge_shares
 from wavevit.training.teaching_settings import Distillation, TokenLabels
 from wavevit.training.validation_check import check_images
 
@@ -272,14 +271,15 @@ class ClassificationTask:
                 ids = [self.val_set.sample_id(int(index)) for index in batch.indices]
                 metrics.update(ids, logits.float().cpu(), batch.labels)
 
-        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-            measure_share()  # each forward pass is one of all processes together
-            self._keep_step(fabric, model, len(loader))
-        else:
-            together(fabric, measure_share)
-        for rank, rows in enumerate(gather(fabric, metrics.rows())):
-            if rank != fabric.global_rank:
-                metrics.merge(rows)
+        nothing = torch.zeros(1, 3, *self.card.image_size, device=fabric.device, dtype=dtype)
+        measure_shares(
+            fabric,
+            model,
+            measure_share,
+            num_batches=len(loader),
+            run_on_nothing=lambda: model(nothing),
+        )
+        merge_shares(fabric, metrics)
         self.result = metrics.compute()
         return {
             "score": self.result.top1,
@@ -288,14 +288,6 @@ class ClassificationTask:
             "top5": self.result.top5,
             "ece": self.result.ece,
         }
-
-    def _keep_step(self, fabric: Fabric, model: nn.Module, num_batches: int) -> None:
-        """Runs a sharded network as often as the process with the most batches does."""
-        nothing = torch.zeros(1, 3, *self.card.image_size, device=fabric.device)
-        dtype = next(model.parameters()).dtype
-        for _ in range(max(gather(fabric, num_batches)) - num_batches):
-            with fabric.autocast():
-                model(nothing.to(dtype))
 
     def save_best(
         self, run: RunDirectory, state: dict[str, Tensor], metrics: dict[str, float]

@@ -12,7 +12,6 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from wavevit.data.detection import DetectionSource
 from wavevit.data.detection_loader import (
@@ -31,8 +30,8 @@ from wavevit.training.detection_settings import (
     DetectorSettings,
 )
 from wavevit.training.model_file import read_best, write_best
-from wavevit.training.processes import gather, together
 from wavevit.training.run_directory import RunDirectory
+from wavevit.training.shared_evaluation import measure_shares, merge_shares
 from wavevit.training.validation_check import check_images
 
 # Of COCO's twelve numbers, those in the log; the report has all.
@@ -214,7 +213,7 @@ class DetectionTask:
             model: The detector, in training mode.
             batch: On the detector's device.
         """
-        dtype = next(model.parameters()).dtype
+        dtype = _dtype_of(model)
         images = [image.to(dtype) for image in batch.images]
         losses: dict[str, Tensor] = model(Untouched(images, batch.targets))
         return losses
@@ -264,14 +263,15 @@ class DetectionTask:
             for batch in strict_detections(loader):
                 self._measure(fabric, model, batch, metrics)
 
-        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-            measure_share()  # each forward pass is one of all processes together
-            _keep_step(fabric, model, len(loader))
-        else:
-            together(fabric, measure_share)
-        for rank, rows in enumerate(gather(fabric, metrics.rows())):
-            if rank != fabric.global_rank:
-                metrics.merge(rows)
+        nothing = [torch.zeros(3, 64, 64, device=fabric.device, dtype=_dtype_of(model))]
+        measure_shares(
+            fabric,
+            model,
+            measure_share,
+            num_batches=len(loader),
+            run_on_nothing=lambda: model(nothing),
+        )
+        merge_shares(fabric, metrics)
         self.metrics, self.result = metrics, metrics.compute()
         found = {f"box_{name}": self.result.box.numbers[name] for name in _LOGGED}
         if self.result.mask is not None:
@@ -282,7 +282,7 @@ class DetectionTask:
         self, fabric: Fabric, model: nn.Module, batch: DetectionBatch, metrics: DetectionMetrics
     ) -> None:
         """Adds a batch's detections, in the pixels of the images as stored."""
-        dtype = next(model.parameters()).dtype
+        dtype = _dtype_of(model)
         images = [image.to(dtype) for image in batch.to(fabric.device).images]
         with fabric.autocast():
             detections = model(images)
@@ -324,10 +324,5 @@ class DetectionTask:
         return read_best(run)
 
 
-def _keep_step(fabric: Fabric, model: nn.Module, num_batches: int) -> None:
-    """Runs a sharded detector as often as the process with the most batches does."""
-    dtype = next(model.parameters()).dtype
-    nothing = [torch.zeros(3, 64, 64, device=fabric.device, dtype=dtype)]
-    for _ in range(max(gather(fabric, num_batches)) - num_batches):
-        with fabric.autocast():
-            model(nothing)
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype
