@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wavevit.data.detection_shapes import DetectionShapes
+from wavevit.data.detection.shapes import DetectionShapes
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -46,12 +46,12 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-FILES = sorted(path for path in SOURCE.glob("*/*.py"))
+FILES = sorted(path for path in SOURCE.glob("*/**/*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_rooms_import_only_what_lies_below_them(path: Path) -> None:
-    room = path.parent.name
+    room = path.relative_to(SOURCE).parts[0]
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "wavevit" and len(parts) > 1:

@@ -39,12 +39,12 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from wavevit.data.classification import ClassificationDataset, open_classification
 from wavevit.data.geometry import policy_operations
 from wavevit.data.image_files import ImageFileDataset
-from wavevit.data.label_map_index import read_index, write_index
-from wavevit.data.label_map_shards import write_shard
-from wavevit.data.label_maps import PackedLabelMaps, map_key
+from wavevit.data.label_maps.index import read_index, write_index
+from wavevit.data.label_maps.packed import write_shard
+from wavevit.data.label_maps.reader import PackedLabelMaps, map_key
 from wavevit.data.loader import LabelMapCrops, train_loader
 from wavevit.data.samplers import TrainSampler
-from wavevit.data.shard_writer import write_shards
+from wavevit.data.shards.writer import write_shards
 from wavevit.data.transforms import TracedTransform, Transform, train_transform
 
 RECIPE = "configs/classification/imagenet_wavevit_s_300e.yaml"

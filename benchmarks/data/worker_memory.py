@@ -28,9 +28,9 @@ from PIL import Image
 from wavevit.data.image_files import ImageFileDataset, PathTable
 from wavevit.data.loader import train_loader
 from wavevit.data.samplers import TrainSampler
-from wavevit.data.shard_index import Shard, ShardIndex
-from wavevit.data.shard_store import ShardStore
-from wavevit.data.shards import ShardDataset
+from wavevit.data.shards.dataset import ShardDataset
+from wavevit.data.shards.index import Shard, ShardIndex
+from wavevit.data.shards.store import ShardStore
 from wavevit.data.shared_array import SharedArray
 
 CLASSES = [f"n{number:08d}" for number in range(1000)]

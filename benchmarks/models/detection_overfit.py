@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from wavevit.cli.main import keep_freed_memory
-from wavevit.data.detection import DetectionDataset
-from wavevit.data.detection_files import read_detection
-from wavevit.data.detection_loader import DetectionEvalView, collate_detections
-from wavevit.data.detection_resize import restore_boxes, restore_masks
-from wavevit.data.detection_transforms import detection_eval_transform
+from wavevit.data.detection.dataset import DetectionDataset
+from wavevit.data.detection.files import read_detection
+from wavevit.data.detection.loader import DetectionEvalView, collate_detections
+from wavevit.data.detection.resize import restore_boxes, restore_masks
+from wavevit.data.detection.transforms import detection_eval_transform
 from wavevit.detection import create_detector
 from wavevit.detection.detector import Detector
 from wavevit.metrics.detection import DetectionMetrics

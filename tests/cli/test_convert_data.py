@@ -11,9 +11,9 @@ from PIL import Image
 
 from wavevit.cli import counter
 from wavevit.cli.main import main
-from wavevit.data.annotations import DetectionAnnotations
-from wavevit.data.detection_files import read_detection
-from wavevit.data.segmentation_masks import encode_mask
+from wavevit.data.detection.annotations import DetectionAnnotations
+from wavevit.data.detection.files import read_detection
+from wavevit.data.detection.object_masks import encode_mask
 
 H, W = 60, 80
 
@@ -246,7 +246,7 @@ def test_nothing_is_overwritten_and_nothing_left_behind(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("wavevit.data.detection_writers.YoloWriter.finish", fail)
+        patch.setattr("wavevit.data.detection.writers.YoloWriter.finish", fail)
         assert "no space left" in refused(capsys, original, tmp_path / "out", "--to", "yolo")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["original", "there"]
 

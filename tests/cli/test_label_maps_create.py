@@ -15,7 +15,7 @@ from PIL import Image
 from wavevit.cli import label_map_job, label_maps_create
 from wavevit.cli.main import main
 from wavevit.data.classification import open_classification
-from wavevit.data.label_maps import open_label_maps, read_shard_keys, shard_path
+from wavevit.data.label_maps.reader import open_label_maps, read_shard_keys, shard_path
 from wavevit.models.teacher import Teacher
 
 NAMES = ["ant", "bee", "cat", "dog"]

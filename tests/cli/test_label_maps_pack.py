@@ -13,7 +13,7 @@ import torch
 
 from wavevit.cli import counter
 from wavevit.cli.main import main
-from wavevit.data.label_maps import open_label_maps, shard_path
+from wavevit.data.label_maps.reader import open_label_maps, shard_path
 
 NAMES = [f"class {number}" for number in range(1000)]
 KEYS = [f"n{number % 3}/n{number % 3}_{number}" for number in range(7)]

@@ -15,8 +15,8 @@ from PIL import Image
 from wavevit.cli.detection_records import coco_mask
 from wavevit.cli.image_ids import ImageIds
 from wavevit.cli.main import main
+from wavevit.data.detection.object_masks import decode_masks
 from wavevit.data.images import load_image
-from wavevit.data.segmentation_masks import decode_masks
 from wavevit.detection.inference import DetectionPredictor, FoundObjects
 from wavevit.detection.object_mask import ObjectMask
 from wavevit.detection.tiling import TiledPredictor

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from wavevit.data.geometry import View, policy_operations
-from wavevit.data.label_maps import LabelMap
+from wavevit.data.label_maps.reader import LabelMap
 from wavevit.data.loader import seeded
 from wavevit.data.token_labels import crop_label_map
 from wavevit.data.transforms import TracedTransform, train_transform

@@ -8,7 +8,7 @@ import torch
 from torchvision.ops import roi_align
 
 from wavevit.data.geometry import View
-from wavevit.data.label_maps import LabelMap
+from wavevit.data.label_maps.reader import LabelMap
 from wavevit.data.token_labels import TokenLogits, crop_label_map
 
 NUM_CLASSES = 40

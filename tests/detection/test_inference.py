@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wavevit.data.detection_loader import to_unit_range
-from wavevit.data.detection_resize import (
+from wavevit.data.detection.loader import to_unit_range
+from wavevit.data.detection.resize import (
     SIZE_RULES,
     resize_image,
     restore_boxes,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wavevit.data.label_map_index import write_index
-from wavevit.data.label_map_shards import write_shard
+from wavevit.data.label_maps.index import write_index
+from wavevit.data.label_maps.packed import write_shard
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wavevit.data.detection_transforms import detection_eval_transform
+from wavevit.data.detection.transforms import detection_eval_transform
 from wavevit.detection.factory import create_detector
 from wavevit.detection.official import our_state
 from wavevit.layers.sync_batch_norm import SyncBatchNorm, convert_sync_batch_norm

@@ -8,7 +8,7 @@ import torch
 from crash_runs import BROKEN, DIVERGED, KILLED, STOPPED, USAGE, Run, run_all
 from safetensors.numpy import load_file, save_file
 
-from wavevit.data.label_map_shards import FORMAT, shard_path
+from wavevit.data.label_maps.packed import FORMAT, shard_path
 
 # fmt: off
 BASE = [

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import jsonargparse
 
     from wavevit.data.check_report import CheckReport
-    from wavevit.data.detection_report import DetectionReport
+    from wavevit.data.detection.report import DetectionReport
 
 
 def check_data(
@@ -51,7 +51,7 @@ def check_data(
         OSError: If `data` is a URL that cannot be read.
         ValueError: If `data` is no data set.
     """
-    from wavevit.data.detection_layouts import detection_formats
+    from wavevit.data.detection.layouts import detection_formats
 
     if json is not None:
         _check_output(json, overwrite)
@@ -62,8 +62,8 @@ def check_data(
     lines: Iterable[str]
     with _progress() as on_progress:
         if task == "detection":
-            from wavevit.data import detection_report
-            from wavevit.data.detection_check import check_detection
+            from wavevit.data.detection import report as detection_report
+            from wavevit.data.detection.check import check_detection
 
             report = check_detection(
                 data, format=format, num_workers=num_workers, on_progress=on_progress

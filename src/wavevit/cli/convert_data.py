@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from wavevit.data.detection_conversion import Source
+    from wavevit.data.detection.conversion import Source
 
 
 def convert_data(
@@ -44,8 +44,8 @@ def convert_data(
         OSError: The output cannot be written.
     """
     from wavevit.cli.counter import counter
-    from wavevit.data.detection_conversion import convert_detection, read_source
-    from wavevit.data.detection_layouts import find_detection_layout
+    from wavevit.data.detection.conversion import convert_detection, read_source
+    from wavevit.data.detection.layouts import find_detection_layout
 
     _check_output(source, out)
     layout = find_detection_layout(source, format)
@@ -98,7 +98,7 @@ def _check_output(source: Path, out: Path) -> None:
 
 def _report(source: "Source", lost: list[str]) -> None:
     from wavevit.data.check_report import printable
-    from wavevit.data.detection_problems import WARNING_KINDS
+    from wavevit.data.detection.problems import WARNING_KINDS
 
     lines = [
         f"{name}: {len(part):,} images, {part.num_objects.sum():,} objects, "

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from lightning_fabric import Fabric
 
-    from wavevit.data.detection import DetectionSource
-    from wavevit.data.detection_loader import DetectionBatch
-    from wavevit.data.detection_resize import SizeRule
+    from wavevit.data.detection.dataset import DetectionSource
+    from wavevit.data.detection.loader import DetectionBatch
+    from wavevit.data.detection.resize import SizeRule
     from wavevit.detection.inference import DetectionPredictor
     from wavevit.metrics.detection import DetectionMetrics, DetectionResult
 
@@ -184,9 +184,9 @@ def open_for(
         ValueError: No such split, anything wrong with the annotations, classes that the detector
             does not have, or objects without masks where masks are measured.
     """
-    from wavevit.data.detection import DetectionDataset
-    from wavevit.data.detection_files import read_detection
-    from wavevit.data.detection_layouts import find_detection_layout
+    from wavevit.data.detection.dataset import DetectionDataset
+    from wavevit.data.detection.files import read_detection
+    from wavevit.data.detection.layouts import find_detection_layout
     from wavevit.training.detection_settings import SHAPES, DetectionData
 
     card = predictor.card
@@ -252,8 +252,8 @@ def measure(
         ValueError: An image cannot be read, or the model gives NaN.
     """
     from wavevit.cli.memory import out_of_memory_explained
-    from wavevit.data.detection_loader import detection_eval_loader, strict_detections
-    from wavevit.data.detection_transforms import detection_eval_transform
+    from wavevit.data.detection.loader import detection_eval_loader, strict_detections
+    from wavevit.data.detection.transforms import detection_eval_transform
     from wavevit.metrics.detection import DetectionMetrics
 
     rank, num_processes = place(fabric)
@@ -297,7 +297,7 @@ def _add(
     batch: "DetectionBatch",
 ) -> None:
     """What is found in a batch, in the pixels of the images as stored."""
-    from wavevit.data.detection_resize import restore_boxes, restore_masks
+    from wavevit.data.detection.resize import restore_boxes, restore_masks
 
     detections, is_finite = predictor.detect(batch.images)
     for index, image, size, found, finite in zip(

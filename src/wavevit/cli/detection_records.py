@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TextIO
 import numpy as np
 
 from wavevit.cli.image_ids import ImageIds, table_path
-from wavevit.data.segmentation_masks import code_to_counts, encode_counts, encode_mask
+from wavevit.data.detection.object_masks import code_to_counts, encode_counts, encode_mask
 from wavevit.detection.inference import FoundObjects
 from wavevit.detection.object_mask import ObjectMask
 from wavevit.files import replacing, write_text

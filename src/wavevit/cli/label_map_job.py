@@ -16,9 +16,9 @@ from torch import Tensor
 
 from wavevit.data.classification import ClassificationDataset
 from wavevit.data.images import UnreadableImageError
-from wavevit.data.label_map_index import INDEX_NAME
-from wavevit.data.label_map_keys import KeyLookup, KeyTable
-from wavevit.data.label_maps import (
+from wavevit.data.label_maps.index import INDEX_NAME
+from wavevit.data.label_maps.keys import KeyLookup, KeyTable
+from wavevit.data.label_maps.reader import (
     LabelMapError,
     map_key,
     read_shard_keys,

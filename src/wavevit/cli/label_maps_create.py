@@ -188,7 +188,7 @@ def _check_output(folder: Path, data: str, resume: bool) -> None:
 
 def _keep_settings(job: "Job", settings: dict[str, Any]) -> None:
     """Writes what the maps are made with, or compares it with those that are there already."""
-    from wavevit.data.label_maps import shard_path
+    from wavevit.data.label_maps.reader import shard_path
 
     path = job.folder / SETTINGS
     if not any(shard_path(job.folder, number).exists() for number in range(job.num_shards)):
@@ -268,7 +268,7 @@ def _work(job: "Job", oracle: "Oracle", class_names: list[str], num_workers: int
 
 
 def _finish(job: "Job", oracle: "Oracle", class_names: list[str]) -> None:
-    from wavevit.data.label_maps import UNREADABLE_NAME, write_index
+    from wavevit.data.label_maps.reader import UNREADABLE_NAME, write_index
 
     rows, columns = oracle.image_size
     write_index(
@@ -294,7 +294,7 @@ def _draw(job: "Job", oracle: "Oracle", class_names: list[str]) -> None:
     """A picture of some images from all over the data set, with the maps as they were written."""
     import numpy as np
 
-    from wavevit.data.label_maps import open_label_maps
+    from wavevit.data.label_maps.reader import open_label_maps
     from wavevit.pictures.label_maps import MapExample, draw_label_maps
 
     there = [index for index in range(len(job.dataset)) if index not in job.unreadable]
@@ -322,7 +322,7 @@ def _draw(job: "Job", oracle: "Oracle", class_names: list[str]) -> None:
 
 
 def _report_unreadable(job: "Job") -> int:
-    from wavevit.data.label_maps import UNREADABLE_NAME
+    from wavevit.data.label_maps.reader import UNREADABLE_NAME
 
     if not job.unreadable:
         return 0

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
     from numpy.typing import NDArray
 
-    from wavevit.data.label_map_keys import KeyTable
-    from wavevit.data.label_maps import LabelMapError
+    from wavevit.data.label_maps.keys import KeyTable
+    from wavevit.data.label_maps.reader import LabelMapError
 
     _Map = tuple[str, NDArray[np.float32], NDArray[np.uint16]]
 
@@ -50,7 +50,7 @@ def pack(
         FileExistsError: The output folder is not empty, or another run is writing it.
         ValueError: There are no maps, or some are broken.
     """
-    from wavevit.data.label_map_official import check_num_classes, list_official
+    from wavevit.data.label_maps.official import check_num_classes, list_official
 
     if num_classes < 1 or maps_per_shard < 1:
         raise ValueError(
@@ -111,7 +111,7 @@ def _count(number: int, name: str) -> str:
 
 
 def _check_source(official: Path) -> None:
-    from wavevit.data.label_map_index import INDEX_NAME
+    from wavevit.data.label_maps.index import INDEX_NAME
 
     if not official.exists():
         raise FileNotFoundError(f"no such folder of official label maps: {str(official)!r}")
@@ -122,7 +122,7 @@ def _check_source(official: Path) -> None:
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
-    from wavevit.data.label_map_index import INDEX_NAME
+    from wavevit.data.label_maps.index import INDEX_NAME
 
     if not target.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {str(target.parent)!r}; create it first")
@@ -174,7 +174,7 @@ def _write(
     import numpy as np
 
     from wavevit.cli.counter import counter
-    from wavevit.data.label_maps import write_index, write_shard
+    from wavevit.data.label_maps.reader import write_index, write_shard
 
     num_shards = 0
     shape: tuple[int, ...] = ()
@@ -202,8 +202,8 @@ def _read(
     import numpy as np
 
     from wavevit.cli.read_ahead import ReadAhead
-    from wavevit.data.label_map_official import read_official
-    from wavevit.data.label_maps import LabelMapError
+    from wavevit.data.label_maps.official import read_official
+    from wavevit.data.label_maps.reader import LabelMapError
 
     def read(key: str) -> "_Map | LabelMapError":
         try:

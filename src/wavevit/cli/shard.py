@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from wavevit.data.classification import ClassificationSplits
-    from wavevit.data.shard_index import Manifest
+    from wavevit.data.shards.index import Manifest
 
 
 def shard(
@@ -128,8 +128,8 @@ def _refuse_unused(**settings: object) -> None:
 
 
 def _check_places(data: str, out: str | None, overwrite: bool) -> Path:
-    from wavevit.data.shard_store import is_url
-    from wavevit.data.shard_writer import prepare_folder
+    from wavevit.data.shards.store import is_url
+    from wavevit.data.shards.writer import prepare_folder
 
     if data == "shapes":
         raise ValueError("'shapes' is generated and has no files to put into shards")
@@ -165,8 +165,8 @@ def _write(
 ) -> "Manifest":
     from wavevit.cli.counter import counter
     from wavevit.data.image_files import ImageFileDataset
-    from wavevit.data.shard_writer import write_shards
-    from wavevit.data.shards import ShardDataset
+    from wavevit.data.shards.dataset import ShardDataset
+    from wavevit.data.shards.writer import write_shards
 
     sys.stdout.write(f"{splits.description}\n")
     sys.stdout.flush()
@@ -190,8 +190,8 @@ def _write(
 
 def _index(data: str, class_names: Path | None, overwrite: bool) -> "Manifest":
     from wavevit.cli.counter import counter
-    from wavevit.data.foreign_tars import find_tars, index_tars
-    from wavevit.data.shard_store import is_url
+    from wavevit.data.shards.foreign_tars import find_tars, index_tars
+    from wavevit.data.shards.store import is_url
 
     if is_url(data):
         raise ValueError(

@@ -24,7 +24,7 @@ from wavevit.data.file_inspection import (
     run_in_order,
 )
 from wavevit.data.images import ImageTooLargeError, UnreadableImageError
-from wavevit.data.shards import ShardDataset
+from wavevit.data.shards.dataset import ShardDataset
 
 
 def check_dataset(

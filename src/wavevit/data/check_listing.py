@@ -23,8 +23,8 @@ from wavevit.data.layouts import (
     find_layout,
     subfolders,
 )
-from wavevit.data.shard_index import SPLITS
-from wavevit.data.shards import ShardDataset, open_shards
+from wavevit.data.shards.dataset import ShardDataset, open_shards
+from wavevit.data.shards.index import SPLITS
 
 NO_SPLIT = "all"
 

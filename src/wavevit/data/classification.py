@@ -26,7 +26,7 @@ from wavevit.data.layouts import (
     subfolders,
 )
 from wavevit.data.shapes import ShapesDataset
-from wavevit.data.shards import ShardDataset, open_shards, refuse_wrong_shards
+from wavevit.data.shards.dataset import ShardDataset, open_shards, refuse_wrong_shards
 
 Split = Literal["train", "val", "all"]
 

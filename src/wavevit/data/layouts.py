@@ -7,8 +7,8 @@ from pathlib import Path
 
 from wavevit.data.csv_file import SPLIT_NAMES
 from wavevit.data.images import is_image_name, walk_files
-from wavevit.data.shard_index import MANIFEST_NAME
-from wavevit.data.shard_store import is_url
+from wavevit.data.shards.index import MANIFEST_NAME
+from wavevit.data.shards.store import is_url
 
 EXPECTED = (
     "a folder with train/ and val/ class folders, one folder of class folders, "

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from wavevit.data.classification import ClassificationDataset
 from wavevit.data.images import UnreadableImageError
-from wavevit.data.label_maps import LabelMaps
+from wavevit.data.label_maps.reader import LabelMaps
 from wavevit.data.loading import batches_of, collate_strictly, load_or_replace, strict_batches
 from wavevit.data.loading import seeded as seeded  # known from here, too
 from wavevit.data.samplers import EvalSampler, SampleRequest, TrainSampler

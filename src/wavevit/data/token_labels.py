@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavevit.data.geometry import View
-from wavevit.data.label_maps import LabelMap
+from wavevit.data.label_maps.reader import LabelMap
 
 _ROUNDING = 1e-6  # of an exact ratio such as 14 cells over 7 tokens, after a few affine steps
 

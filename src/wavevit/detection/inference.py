@@ -233,7 +233,7 @@ class DetectionPredictor:
 def input_size(size: Size, card: DetectorCard) -> Size:
     """The size that a picture is resized to.
 
-    The same rules as `wavevit.data.detection_resize`, where they are explained: this room and
+    The same rules as `wavevit.data.detection.resize`, where they are explained: this room and
     `data` stand side by side and know nothing of each other. A test compares them.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from wavevit.data.label_maps import open_label_maps
+from wavevit.data.label_maps.reader import open_label_maps
 from wavevit.data.loader import (
     Batch,
     LabelMapCrops,

@@ -13,14 +13,14 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
-from wavevit.data.detection import DetectionSource
-from wavevit.data.detection_loader import (
+from wavevit.data.detection.dataset import DetectionSource
+from wavevit.data.detection.loader import (
     DetectionBatch,
     detection_eval_loader,
     detection_train_loader,
     strict_detections,
 )
-from wavevit.data.detection_resize import restore_boxes, restore_masks
+from wavevit.data.detection.resize import restore_boxes, restore_masks
 from wavevit.data.samplers import TrainSampler
 from wavevit.data.worker_failures import received
 from wavevit.metrics.detection import DetectionMetrics, DetectionResult

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.ops import box_iou
 
-from wavevit.data.detection import DetectionSource
-from wavevit.data.detection_sample import DetectionSample
-from wavevit.data.segmentation_masks import decode_masks
+from wavevit.data.detection.dataset import DetectionSource
+from wavevit.data.detection.object_masks import decode_masks
+from wavevit.data.detection.sample import DetectionSample
 from wavevit.metrics.average_precision import AveragePrecision, recall_levels
 from wavevit.metrics.detection import ImageDetections
 from wavevit.pictures.detection import DrawnObjects

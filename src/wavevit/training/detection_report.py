@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wavevit.data.detection_loader import DetectionTrainView
+from wavevit.data.detection.loader import DetectionTrainView
 from wavevit.data.samplers import TrainSampler
 from wavevit.metrics.average_precision import NUMBERS, iou_thresholds
 from wavevit.metrics.detection import DetectionResult

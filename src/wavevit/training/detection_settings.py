@@ -8,9 +8,9 @@ import timm
 import torch
 from torch import nn
 
-from wavevit.data.detection_layouts import DetectionFormat
-from wavevit.data.detection_resize import SizeRule
-from wavevit.data.detection_transforms import (
+from wavevit.data.detection.layouts import DetectionFormat
+from wavevit.data.detection.resize import SizeRule
+from wavevit.data.detection.transforms import (
     DetectionTransform,
     Recipe,
     detection_eval_transform,

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wavevit.data.annotations import DetectionAnnotations
-from wavevit.data.detection import DetectionDataset, DetectionSource
-from wavevit.data.detection_files import read_detection
-from wavevit.data.detection_layouts import DetectionFormat, find_detection_layout
-from wavevit.data.detection_shapes import DetectionShapes
+from wavevit.data.detection.annotations import DetectionAnnotations
+from wavevit.data.detection.dataset import DetectionDataset, DetectionSource
+from wavevit.data.detection.files import read_detection
+from wavevit.data.detection.layouts import DetectionFormat, find_detection_layout
+from wavevit.data.detection.shapes import DetectionShapes
 from wavevit.data.holdout import choose_val
 from wavevit.training.fingerprint import digest, digest_names
 

@@ -1,0 +1,1 @@
+"""Boxes and masks: annotation formats, checks, conversion, transforms and loaders."""

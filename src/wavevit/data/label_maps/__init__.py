@@ -1,0 +1,1 @@
+"""Token-label maps: the official files, the packed form and how both are read."""
