@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from wavevit.detection.anchors import AnchorGenerator
 from wavevit.detection.atss_assigner import ATSSAssigner
-from wavevit.detection.backbone import PyramidBackbone
 from wavevit.detection.box_coder import DeltaBoxCoder, DistanceBoxCoder, box_centres
 from wavevit.detection.dense_head import PyramidNetwork, Scale, conv_tower, init_head, map_sizes
 from wavevit.detection.dense_postprocess import DensePostProcess
@@ -21,6 +20,7 @@ from wavevit.detection.fpn import FPN
 from wavevit.detection.losses import focal_loss, giou_loss, mean_over_processes
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.targets import Target
+from wavevit.models.pyramid_backbone import PyramidBackbone
 
 STRIDES = (8, 16, 32, 64, 128)
 _BOX_WEIGHT = 2.0

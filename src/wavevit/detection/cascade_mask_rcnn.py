@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
-from wavevit.detection.backbone import PyramidBackbone
 from wavevit.detection.box_coder import DeltaBoxCoder
 from wavevit.detection.box_head import BoxHead
 from wavevit.detection.detector import Detection, Detector
@@ -32,6 +31,7 @@ from wavevit.detection.regions import (
 from wavevit.detection.roi_pooling import RoIPooling, join_regions
 from wavevit.detection.rpn import ProposalSettings, Pyramid, RegionProposer, RPNHead, RPNNetwork
 from wavevit.detection.targets import Target
+from wavevit.models.pyramid_backbone import PyramidBackbone
 
 BOX_ROI_SIZE = 7
 MASK_ROI_SIZE = 14

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from wavevit.detection.backbone import BatchNormMode, PyramidBackbone
 from wavevit.detection.detector import Detector
+from wavevit.models.pyramid_backbone import BatchNormMode, PyramidBackbone
 
 # Module and class; imported when asked for, so that importing the package stays quick.
 DETECTORS = {

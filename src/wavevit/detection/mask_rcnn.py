@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavevit.detection.backbone import PyramidBackbone
 from wavevit.detection.box_coder import DeltaBoxCoder
 from wavevit.detection.box_head import BoxHead
 from wavevit.detection.detector import Detection, Detector
@@ -35,6 +34,7 @@ from wavevit.detection.rpn import (
     RPNNetwork,
 )
 from wavevit.detection.targets import Target
+from wavevit.models.pyramid_backbone import PyramidBackbone
 
 BOX_ROI_SIZE = 7
 MASK_ROI_SIZE = 14

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavevit.detection.anchors import AnchorGenerator, octave_scales
-from wavevit.detection.backbone import PyramidBackbone
 from wavevit.detection.box_coder import DeltaBoxCoder
 from wavevit.detection.dense_head import PyramidNetwork, conv_tower, init_head, map_sizes
 from wavevit.detection.dense_postprocess import DensePostProcess
@@ -21,6 +20,7 @@ from wavevit.detection.losses import focal_loss
 from wavevit.detection.max_iou_assigner import Assignment, MaxIoUAssigner
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.targets import Target
+from wavevit.models.pyramid_backbone import PyramidBackbone
 
 STRIDES = (8, 16, 32, 64, 128)
 _SCALES_PER_OCTAVE = 3

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_convert, sigmoid_focal_loss
 
-from wavevit.detection.backbone import PyramidBackbone
 from wavevit.detection.box_coder import DeltaBoxCoder
 from wavevit.detection.detector import Detection, Detector
 from wavevit.detection.dynamic_head import DynamicHead
@@ -22,6 +21,7 @@ from wavevit.detection.losses import giou_loss, mean_over_processes
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.roi_pooling import RoIPooling, join_regions
 from wavevit.detection.targets import Target
+from wavevit.models.pyramid_backbone import PyramidBackbone
 
 ROI_SIZE = 7
 CLS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 2.0, 5.0, 2.0

@@ -16,11 +16,11 @@ from wavevit.data.detection.transforms import (
     detection_eval_transform,
     detection_train_transform,
 )
-from wavevit.detection.backbone import BatchNormMode
 from wavevit.detection.card import DetectorCard
 from wavevit.detection.detector import Detector
 from wavevit.detection.factory import create_detector, detector_class
 from wavevit.models.card import create_model
+from wavevit.models.pyramid_backbone import BatchNormMode
 from wavevit.training.detection_splits import DetectionSplits, generated_splits, open_detection
 from wavevit.training.detection_weights import load_detector_weights
 

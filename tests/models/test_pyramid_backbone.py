@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from wavevit.detection.backbone import PyramidBackbone
+from wavevit.models.pyramid_backbone import PyramidBackbone
 
 
 def norms(backbone: nn.Module) -> list[nn.BatchNorm2d]:

@@ -1,4 +1,4 @@
-"""Any timm network as the backbone of a detector.
+"""Any timm network as the backbone of a detector or a segmenter.
 
 Legend: B batch, C channels, H W rows and columns of a map.
 """
@@ -109,8 +109,8 @@ class PyramidBackbone(nn.Module):
         ]
         if len(self._taken) < len(PYRAMID_STRIDES):
             raise ValueError(
-                f"a detector needs a backbone with maps at strides 4, 8, 16, 32; {self.name} has "
-                f"them at {', '.join(map(str, strides))}"
+                "detectors and segmenters need a backbone with maps at strides 4, 8, 16, 32; "
+                f"{self.name} has them at {', '.join(map(str, strides))}"
             )
         self.strides = PYRAMID_STRIDES
         self.channels = tuple(info.channels()[i] for i in self._taken)
@@ -190,6 +190,7 @@ def _create(name: str, pretrained: bool, drop_path_rate: float) -> nn.Module:
     except ValueError as error:
         if "strict_img_size" in str(error):
             raise ValueError(
-                f"a detector needs a backbone for images of any size; {name} takes one size only"
+                "detectors and segmenters need a backbone for images of any size; "
+                f"{name} takes one size only"
             ) from error
         raise
