@@ -1,10 +1,10 @@
 """Runs commands in forked processes and breaks them at chosen points; imported once, forked often.
 
-Usage: python crash_harness.py, with scenarios as JSON lines on stdin: ``{"name", "arguments",
-"processes", "starts"}``. A start is a list of breaks ``[rank, kind, step]``; every start of a
-training goes on with what the one before left. One JSON line answers each scenario: per start and
-process the exit code and what it wrote to stderr, and the seconds that the start took. Processes
-of a run find each other as torchrun would have told them. Pictures, half of a short run's time, are
+Usage: python crash_harness.py, with scenarios as JSON lines on stdin: ``{"arguments", "processes",
+"starts"}``. A start is a list of breaks ``[rank, kind, step]``; every start of a training goes on
+with what the one before left. One JSON line answers each scenario: per start and process the exit
+code and what it wrote to stderr, and the seconds that the start took. Processes of a run find each
+other as torchrun would have told them. Pictures, half of a short run's time, are
 drawn only where the scenario has ``"pictures": true``.
 
 Kinds of break, around the step-th optimizer step of that start: "kill_before_step",
@@ -233,9 +233,6 @@ def start(scenario: dict[str, Any], breaks: list[list[Any]]) -> dict[str, Any]:
 if __name__ == "__main__":
     for line in sys.stdin:
         scenario = json.loads(line)
-        answer = {
-            "name": scenario["name"],
-            "starts": [start(scenario, breaks) for breaks in scenario["starts"]],
-        }
+        answer = [start(scenario, breaks) for breaks in scenario["starts"]]
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

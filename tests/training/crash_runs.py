@@ -1,9 +1,11 @@
 """Training runs in processes of their own, for tests that break them."""
 
+import atexit
 import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,25 @@ class Run:
         return rows
 
 
+class RunsOnDemand(dict[str, Run]):
+    """Runs of scenarios, by name, each done when a test first asks for it.
+
+    Args:
+        scenarios: As in `run_all`.
+        folder: Where the run directories go.
+    """
+
+    def __init__(self, scenarios: dict[str, dict[str, Any]], folder: Path) -> None:
+        super().__init__()
+        self._scenarios = scenarios
+        self._folder = folder
+
+    def __missing__(self, name: str) -> Run:
+        scenarios = {name: self._scenarios[name]}
+        self.update(run_all(scenarios, self._folder / str(len(self))))
+        return self[name]
+
+
 def run_all(
     scenarios: dict[str, dict[str, Any]], folder: Path, outputs: list[Path] | None = None
 ) -> dict[str, Run]:
@@ -60,24 +81,36 @@ def run_all(
         outputs: The run directories, where they are to be others.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lines, folders = [], {}
+    found = {}
     for number, (name, scenario) in enumerate(scenarios.items()):
-        folders[name] = folder / str(number) if outputs is None else outputs[number]
-        complete = {"name": name, "processes": 1, "starts": [[]], **scenario}
-        complete["arguments"] = [*scenario["arguments"], "--output", str(folders[name])]
-        lines.append(json.dumps(complete))
-    done = subprocess.run(
-        [sys.executable, str(_HARNESS)],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        timeout=3000,
-        check=False,
+        output = folder / str(number) if outputs is None else outputs[number]
+        arguments = [*scenario["arguments"], "--output", str(output)]
+        complete = {"processes": 1, "starts": [[]], **scenario, "arguments": arguments}
+        found[name] = Run(output, [Start(**start) for start in _ask(complete)])
+    return found
+
+
+def _ask(scenario: dict[str, Any]) -> list[dict[str, Any]]:
+    harness = _harness()
+    assert harness.stdin is not None
+    assert harness.stdout is not None
+    harness.stdin.write(json.dumps(scenario) + "\n")
+    harness.stdin.flush()
+    answer = harness.stdout.readline()
+    assert answer, f"the harness has ended with {harness.wait()}; its words are above"
+    starts: list[dict[str, Any]] = json.loads(answer)
+    return starts
+
+
+@cache
+def _harness() -> "subprocess.Popen[str]":
+    """One for all tests of a process: what a run imports takes longer than the run."""
+    harness = subprocess.Popen(
+        [sys.executable, str(_HARNESS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(answers) == len(lines), done.stderr
-    return {
-        answer["name"]: Run(folders[answer["name"]], [Start(**s) for s in answer["starts"]])
-        for answer in answers
-    }
+    atexit.register(_close, harness)
+    return harness
+
+
+def _close(harness: "subprocess.Popen[str]") -> None:
+    harness.communicate()

@@ -189,6 +189,7 @@ def test_a_finished_run_whose_best_network_is_lost_gets_it_back(
     assert best.is_file()
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_end_a_run(tmp_path: Path, image_folder: Path) -> None:
     words = ["--data", str(image_folder), "--model", "wavevit_test", "--output", "run"]
     words += ["--data.image-size", "32", "--data.num-workers", "0", "--optim.epochs", "1"]

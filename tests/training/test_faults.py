@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from crash_runs import BROKEN, DIVERGED, KILLED, STOPPED, USAGE, Run, run_all
+from crash_runs import BROKEN, DIVERGED, KILLED, STOPPED, USAGE, Run, RunsOnDemand, run_all
 from safetensors.numpy import load_file, save_file
 
 from wavevit.data.label_maps.packed import FORMAT, shard_path
@@ -69,9 +69,19 @@ FAULTS: dict[str, tuple[list[list[list[Any]]], list[list[int]], str]] = {
 }
 
 
+# Each kind of end once; the rest with the slow tests.
+OFTEN = {
+    "kill -9 of one before a step",
+    "SIGTERM to one",
+    "full disk",
+    "truncated checkpoint",
+    "NaN in a batch",
+}
+
+
 @pytest.fixture(scope="module")
 def runs(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Two uninterrupted runs, of one and two processes, and one run for every fault."""
+    """An uninterrupted run of two processes, "whole", and one for every fault."""
     base = [*BASE, "--data", str(image_folder), "--data.num-workers"]
     scenarios: dict[str, Any] = {"whole": {"arguments": [*base, "0"], "processes": 2}}
     for name, (starts, _, _) in FAULTS.items():
@@ -81,10 +91,16 @@ def runs(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             "processes": 2,
             "starts": [*starts, []],
         }
-    return run_all(scenarios, tmp_path_factory.mktemp("faults"))
+    return RunsOnDemand(scenarios, tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow, id=name)
+        for name in FAULTS
+    ],
+)
 def test_a_fault_ends_the_run_with_a_code_and_a_line_and_resuming_loses_nothing(
     name: str, runs: dict[str, Run]
 ) -> None:

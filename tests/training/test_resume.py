@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from crash_runs import KILLED, STOPPED, Run, run_all
+from crash_runs import KILLED, STOPPED, Run, RunsOnDemand
 from safetensors.torch import load_file
 
 from wavevit.models.card import read_card
@@ -48,6 +48,12 @@ SCENARIOS = {
     "Ctrl-C": [["interrupt", 7]],
     "several in turn": [["term", 2], ["kill_after_step", 3], ["kill_before_step", 4]],
 }
+# The rest with the slow tests.
+OFTEN = {"kill while a checkpoint is written", "SIGTERM", "several in turn"}
+NAMES = [
+    pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow, id=name)
+    for name in SCENARIOS
+]
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +68,10 @@ def runs(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             "starts": [*([[0, kind, step]] for kind, step in breaks), []],
             "pictures": name == "several in turn",
         }
-    return run_all(scenarios, tmp_path_factory.mktemp("runs"))
+    return RunsOnDemand(scenarios, tmp_path_factory.mktemp("runs"))
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", NAMES)
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     name: str, runs: dict[str, Run]
 ) -> None:
@@ -84,7 +90,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     assert read_card(best[0]) == read_card(best[1])
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", NAMES)
 def test_log_of_a_resumed_run_holds_every_step_once(name: str, runs: dict[str, Run]) -> None:
     assert runs[name].log() == runs[""].log()
 
