@@ -51,3 +51,12 @@ def test_a_run_of_something_else_is_refused(name: str, words: str, tmp_path: Pat
     run: Any = RunDirectory(tmp_path, {name: "new"}, resume=True)
     with pytest.raises(ValueError, match=words):
         run.check_config({name: "old"})
+
+
+def test_a_setting_that_an_older_version_did_not_know_had_its_default(tmp_path: Path) -> None:
+    defaults = {"optim.new": [1, 2]}
+    run = RunDirectory(tmp_path, {"optim.new": [1, 2]}, resume=True, defaults=defaults)
+    run.check_config({})
+    other: Any = RunDirectory(tmp_path / "other", {"optim.new": 3}, resume=True, defaults=defaults)
+    with pytest.raises(ValueError, match=r"optim.new was \[1, 2\], is 3"):
+        other.check_config({})

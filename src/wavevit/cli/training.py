@@ -1,8 +1,9 @@
 """What the training commands share: their options, recipes, and a run from start to report."""
 
+import inspect
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -233,7 +234,13 @@ def _train(
     }
     run = together(
         fabric,
-        lambda: RunDirectory(output, config, resume=options.resume, writes=fabric.is_global_zero),
+        lambda: RunDirectory(
+            output,
+            config,
+            resume=options.resume,
+            writes=fabric.is_global_zero,
+            defaults=_defaults({**settings, "optim": Optimization, "trainer": type(trainer)}),
+        ),
     )
     with failures_shared(fabric, output), memory_explained:
         return _run(command, task, optim, trainer, fabric, run, options, progress, signals)
@@ -301,6 +308,18 @@ def _run(
         f"{outcome.position.best_step}; report, pictures and best.safetensors in {output}"
     )
     return 0
+
+
+def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of typed signatures, flat: ``"optim.lr"`` to a value."""
+    from wavevit.training.run_directory import plain
+
+    return {
+        f"{group}.{parameter.name}": plain(parameter.default)
+        for group, kind in settings.items()
+        for parameter in inspect.signature(kind).parameters.values()
+        if parameter.default is not parameter.empty
+    }
 
 
 def _same_data(fabric: Any, content: dict[str, str], path: str) -> Callable[[], None]:

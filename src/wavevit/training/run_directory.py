@@ -7,7 +7,9 @@ import os
 import platform
 import sys
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -68,6 +70,7 @@ class RunDirectory:
         config: Resolved settings, flat: ``"optim.lr"`` to a value.
         resume: Takes a directory that holds a run.
         writes: False for all processes of a run but one: they only read.
+        defaults: Of the settings, flat. What a run of an older version does not know had them.
 
     Raises:
         FileExistsError: A fresh run would overwrite another.
@@ -76,10 +79,17 @@ class RunDirectory:
     """
 
     def __init__(
-        self, path: Path, config: dict[str, Any], *, resume: bool, writes: bool = True
+        self,
+        path: Path,
+        config: dict[str, Any],
+        *,
+        resume: bool,
+        writes: bool = True,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.path = path
         self.config = config
+        self.defaults = defaults
         self.checkpoints = path / "checkpoints"
         self.log_file = path / "log.jsonl"
         self.writes = writes
@@ -118,12 +128,13 @@ class RunDirectory:
         Raises:
             ValueError: Settings differ; they are named.
         """
+        began_with = {**self.defaults, **saved}
         changed = [
             f"the {key.removeprefix(CONTENT)} are not those that it began with"
             if key.startswith(CONTENT)
-            else f"{key} was {saved.get(key)!r}, is {self.config.get(key)!r}"
+            else f"{key} was {began_with.get(key)!r}, is {self.config.get(key)!r}"
             for key in sorted(saved.keys() | self.config.keys())
-            if key not in _FREE_SETTINGS and saved.get(key) != self.config.get(key)
+            if key not in _FREE_SETTINGS and began_with.get(key) != self.config.get(key)
         ]
         if changed:
             raise ValueError(
