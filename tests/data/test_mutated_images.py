@@ -109,7 +109,7 @@ def test_decompression_bombs_are_refused_before_anything_is_allocated(kind: str)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()
     try:
-        with pytest.raises(ImageTooLargeError, match="over the limit of 89,478,485 pixels"):
+        with pytest.raises(ImageTooLargeError, match="over the limit of 178,956,970 pixels"):
             load_image(io.BytesIO(huge_headers()[kind]))
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
@@ -118,13 +118,14 @@ def test_decompression_bombs_are_refused_before_anything_is_allocated(kind: str)
     assert grown_kib < 20 * 1024
 
 
-def test_between_limit_and_twice_the_limit_no_warning_escapes() -> None:
-    """Pillow only warns there; warnings are errors in this test run."""
+def test_an_image_of_10000_x_10000_is_not_refused_for_its_size() -> None:
+    """Pillow warns there; warnings are errors in this test run. The file ends after its header."""
     header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 0, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
     data += struct.pack(">I", zlib.crc32(b"IHDR" + header)) + struct.pack(">I", 8) + b"IDAT"
-    with pytest.raises(ImageTooLargeError, match="10000 x 10000 pixels"):
+    with pytest.raises(UnreadableImageError) as caught:
         load_image(io.BytesIO(data + bytes(12)))
+    assert not isinstance(caught.value, ImageTooLargeError)
 
 
 def test_tiff_with_a_huge_tile_raises_no_warning() -> None:

@@ -14,9 +14,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from wavevit.data.pixels import to_rgb
 
-# Pillow's own default limit (a quarter of a GiB of 24-bit pixels), held here so that a change of
-# `PIL.Image.MAX_IMAGE_PIXELS` elsewhere in the process changes nothing for us.
-MAX_IMAGE_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+# 13,000 x 13,000: half a GiB of 24-bit pixels. It is where Pillow itself refuses, by default; held
+# here so that another `PIL.Image.MAX_IMAGE_PIXELS` in the process does not move it.
+MAX_IMAGE_PIXELS = 2 * (1024 * 1024 * 1024 // 4 // 3)
 
 # Only these decoders ever see a file. Pillow knows some forty more, among them EPS, which runs
 # Ghostscript on the file's contents.
