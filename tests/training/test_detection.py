@@ -288,6 +288,20 @@ def test_two_processes_train_as_one_with_their_batch(runs: dict[str, Run]) -> No
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+@pytest.mark.slow
+def test_a_sharded_detector_trains_and_is_measured_like_a_whole_one(
+    runs: dict[str, Run], shapes_folder: Path, tmp_path: Path
+) -> None:
+    """One process has fewer images to measure on than the other."""
+    words = [*PLAIN, "--data", str(shapes_folder), "--data.batch-size", "1"]
+    sharded = {"arguments": [*words, "--trainer.strategy", "fsdp"], "processes": 2}
+    run = run_all({"": sharded}, tmp_path)[""]
+    assert run.codes == [[0, 0]], run.starts[0].stderr
+    for ours, theirs in zip(runs["two"].log(), run.log(), strict=True):
+        assert ours.pop("kind") == theirs.pop("kind")
+        assert ours == pytest.approx(theirs, rel=1e-3)
+
+
 def test_two_processes_measure_as_one(runs: dict[str, Run]) -> None:
     """All numbers of the report, of images that two processes share unevenly."""
     run = runs["one, measured by two"]

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from wavevit.data.detection.dataset import DetectionSource
@@ -118,7 +117,7 @@ class DetectionTask:
 
         Raises:
             ValueError: An image of the user's own validation split cannot be read, or the detector
-                cannot be trained with the run's precision or strategy.
+                cannot be trained with the run's precision.
             LoaderError: A process that loads images died.
         """
         self._check_trainer(fabric)
@@ -138,12 +137,6 @@ class DetectionTask:
         if fabric.strategy.precision.precision == "64-true":
             raise ValueError(
                 "trainer.precision fp64: detectors compute boxes and losses in fp32; choose fp32"
-            )
-        name = self.card.detector
-        if isinstance(fabric.strategy, ModelParallelStrategy) and name in ("atss", "gfl"):
-            # Their levels' factors are single numbers.
-            raise ValueError(
-                f"trainer.strategy fsdp: {name} has parameters that torch cannot shard; choose ddp"
             )
 
     def build_model(self) -> nn.Module:

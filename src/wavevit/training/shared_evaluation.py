@@ -50,8 +50,10 @@ def measure_shares(
     if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         together(fabric, measure_share)
         return
+    # Asked before: messages of the last passes and this one would meet.
+    num_passes = max(gather(fabric, num_batches))
     measure_share()
-    for _ in range(max(gather(fabric, num_batches)) - num_batches):
+    for _ in range(num_passes - num_batches):
         with fabric.autocast():
             run_on_nothing()
 
