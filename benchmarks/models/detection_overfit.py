@@ -45,7 +45,7 @@ NARROW = {
     "atss": DENSE,
     "gfl": DENSE,
     "mask_rcnn": TWO_STAGE,
-    "cascade_mask_rcnn": TWO_STAGE,
+    "cascade_mask_rcnn": {**TWO_STAGE, "num_box_convs": 1, "box_channels": 64},
     "sparse_rcnn": {"fpn_channels": 64, "num_proposals": 50},
 }
 
