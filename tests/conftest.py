@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from wavevit.data.detection.shapes import DetectionShapes
+from wavevit.data.segmentation.shapes import SegmentationShapes
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -69,4 +70,21 @@ def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image["file_name"] = f"{index}.png"
             Image.fromarray(images.scene(index).image).save(folder / f"{index}.png")
         (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="session")
+def masks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six and three pictures of 64 x 64 with shapes, and masks of ten classes."""
+    root = tmp_path_factory.mktemp("masks")
+    for split, count in (("train", 6), ("val", 3)):
+        images = SegmentationShapes(split, num_images=count, image_size=64)
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            sample = images.load(index)
+            picture = Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy())
+            picture.save(root / f"images/{split}/{index}.png")
+            Image.fromarray(sample.labels.numpy()).save(root / f"labels/{split}/{index}.png")
+    (root / "classes.txt").write_text("\n".join(images.class_names) + "\n")
     return root

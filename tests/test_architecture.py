@@ -19,10 +19,30 @@ ALLOWED = {
     "models": {"ops", "layers"},
     "data": set(),
     "detection": {"ops", "layers", "models"},
+    "segmentation": {"ops", "layers", "models"},
     "metrics": set(),
     "pictures": set(),
-    "training": {"ops", "layers", "models", "detection", "data", "metrics", "pictures"},
-    "cli": {"ops", "layers", "models", "detection", "data", "metrics", "pictures", "training"},
+    "training": {
+        "ops",
+        "layers",
+        "models",
+        "detection",
+        "segmentation",
+        "data",
+        "metrics",
+        "pictures",
+    },
+    "cli": {
+        "ops",
+        "layers",
+        "models",
+        "detection",
+        "segmentation",
+        "data",
+        "metrics",
+        "pictures",
+        "training",
+    },
 }
 # Heavy or optional libraries, and the rooms that may use them.
 ONLY_IN = {

@@ -9,11 +9,12 @@ import timm
 import torch
 import yaml
 
-from wavevit.cli import train_classification, train_detection
+from wavevit.cli import train_classification, train_detection, train_segmentation
 from wavevit.cli.main import main
 from wavevit.cli.parsing import make_parser, parse
 from wavevit.detection.factory import create_detector
 from wavevit.models.card import create_model
+from wavevit.segmentation.factory import create_segmenter
 from wavevit.training.detection_settings import (
     DetectionAugmentation,
     DetectionData,
@@ -21,10 +22,16 @@ from wavevit.training.detection_settings import (
 )
 from wavevit.training.loop import Trainer
 from wavevit.training.optimization import Optimization
+from wavevit.training.segmentation_settings import (
+    SegmentationAugmentation,
+    SegmentationData,
+    SegmenterSettings,
+)
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("classification/*.yaml"))
 DETECTION_RECIPES = sorted(CONFIGS.glob("detection/*.yaml"))
+SEGMENTATION_RECIPES = sorted(CONFIGS.glob("segmentation/*.yaml"))
 VARIANTS = ["s", "b", "l"]
 KINDS = ["300e", "token_label_300e", "token_label_384_finetune"]
 
@@ -83,7 +90,29 @@ def test_detection_recipe_parses_and_builds_what_it_names(
     Trainer(**options.trainer.as_dict())
 
 
-@pytest.mark.parametrize("path", [*RECIPES, *DETECTION_RECIPES], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", SEGMENTATION_RECIPES, ids=lambda p: p.stem)
+def test_segmentation_recipe_parses_and_builds_what_it_names(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = make_parser("wavevit train segmentation", "train")
+    train_segmentation.add_arguments(parser)
+    options = parse(parser, ["--config", str(path)], train_segmentation.SHORT_NAMES)
+    assert options is not None
+    monkeypatch.setattr(Path, "is_file", lambda _: True)  # the weights
+    settings = SegmenterSettings(**options.model.as_dict())
+    data = SegmentationData(**options.data.as_dict())
+    card = settings.card(["thing"] * 150, [[0, 0, 0]] * 150, data)
+    assert SegmentationAugmentation(**options.augment.as_dict()).transform(data, card)
+    with torch.device("meta"):
+        segmenter = create_segmenter(card.segmenter, card.backbone, num_classes=150, **card.options)
+    optim = Optimization(**options.optim.as_dict())
+    optim.optimizer(segmenter, 16)  # patterns of names fit
+    Trainer(**options.trainer.as_dict())
+
+
+@pytest.mark.parametrize(
+    "path", [*RECIPES, *DETECTION_RECIPES, *SEGMENTATION_RECIPES], ids=lambda p: p.stem
+)
 def test_recipe_header_says_source_command_hardware_and_result(path: Path) -> None:
     text = header(path)
     for field in ("Command:", "Hardware:", "Hours:", "Expected:", "Status:"):
@@ -270,3 +299,36 @@ def test_coco_recipes_hold_the_numbers_of_the_official_ones(name: str) -> None:
 def test_detection_starts_without_data_and_on_a_small_set() -> None:
     assert train_detection.find_recipe(train_detection.QUICK_START).is_file()
     assert train_detection.find_recipe("bccd_gfl_wavevit_nano_30min").is_file()
+
+
+@pytest.mark.parametrize(("variant", "drop_path", "mean_iou"), [("s", 0.1, 49.6), ("b", 0.3, 51.5)])
+def test_ade20k_recipes_hold_the_numbers_of_the_official_ones(
+    variant: str, drop_path: float, mean_iou: float
+) -> None:
+    name = f"ade20k_upernet_wavevit_{variant}_160k"
+    content = recipe(name, "segmentation")
+    optim, data = content["optim"], content["data"]
+    assert (optim["lr"], optim["weight_decay"], optim["opt"]) == (6e-5, 0.01, "adamw")
+    assert (optim["schedule"], optim["poly_power"], optim["min_lr"]) == ("poly", 1, 0)
+    assert (optim["warmup_steps"], optim["warmup_factor"]) == (1500, 1e-6)
+    images_per_step = content["trainer"]["images_per_step"]
+    assert images_per_step == optim["lr_reference_batch"] == 16
+    assert round(optim["epochs"] * 20210 / images_per_step) == pytest.approx(160_000, abs=10)
+    assert content["trainer"]["batch_norm"] == "sync"
+    assert (data["short_edge"], data["long_edge"]) == (512, 2048)
+    assert (data["size_rule"], data["reduce_zero_label"]) == ("multiple_of_16", True)
+    assert content["augment"] == {
+        "crop_size": [512, 512],
+        "scales": [0.5, 2.0],
+        "max_class_share": 0.75,
+        "hflip": 0.5,
+        "photometric": True,
+    }
+    assert content["model"]["drop_path_rate"] == drop_path
+    assert content["model"]["batch_norm"] == "affine_frozen"
+    assert content["model"].keys().isdisjoint({"heads", "options"})
+    expected = re.search(
+        r"Expected:\s+mean IoU (\S+) ", header(CONFIGS / f"segmentation/{name}.yaml")
+    )
+    assert expected is not None
+    assert float(expected[1]) == mean_iou

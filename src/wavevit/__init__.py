@@ -9,9 +9,19 @@ from wavevit.models import wave_vit as _wave_vit  # registers the models with ti
 from wavevit.models.folding import fuse
 from wavevit.models.weights import load_weights
 from wavevit.ops.dwt import dwt2, idwt2
+from wavevit.segmentation.factory import create_segmenter
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["__version__", "create_detector", "dwt2", "fuse", "idwt2", "layers", "load_weights"]
+__all__ = [
+    "__version__",
+    "create_detector",
+    "create_segmenter",
+    "dwt2",
+    "fuse",
+    "idwt2",
+    "layers",
+    "load_weights",
+]
 
 del _wave_vit

@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from wavevit.cli.main import main
+from wavevit.data.segmentation.palette import generated_palette
 from wavevit.detection.card import DetectorCard
 from wavevit.models.card import ModelCard, save_model
+from wavevit.segmentation.card import SegmenterCard
 
 LIMIT_S = 120
 
@@ -70,6 +72,32 @@ def save_detector() -> Callable[..., Path]:
             name, "wavevit_test", narrow | (options or {}), list(class_names), **values
         )
         save_model(path, detector_card.build().state_dict(), detector_card)
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def save_segmenter() -> Callable[..., Path]:
+    """`save_segmenter(path, class_names, **card)`: a small model file with random weights."""
+
+    def save(
+        path: Path, class_names: Sequence[str] = ("sky", "road", "car"), seed: int = 0, **card: Any
+    ) -> Path:
+        torch.manual_seed(seed)
+        values = {"short_edge": 64, "long_edge": 96, "size_rule": "keep_ratio", **card}
+        segmenter_card = SegmenterCard(
+            "upernet",
+            "wavevit_test",
+            {"channels": 16, "auxiliary": False},
+            list(class_names),
+            generated_palette(len(class_names)),
+            **values,
+        )
+        segmenter = segmenter_card.build()
+        classifier: Any = segmenter.network.head.classifier
+        nn.init.normal_(classifier.weight, std=1.0)  # so that pixels differ in it
+        save_model(path, segmenter.state_dict(), segmenter_card)
         return path
 
     return save

@@ -17,7 +17,7 @@ from wavevit.cli.main import main
 from wavevit.detection import create_detector
 from wavevit.detection.card import load_detector
 from wavevit.detection.detector import Detector
-from wavevit.detection.official_files import read_official
+from wavevit.models.official_files import read_official
 
 NAMES = ("ant", "bee", "chat noir")
 HAAR = {

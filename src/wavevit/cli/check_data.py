@@ -1,17 +1,24 @@
 """`wavevit check-data`: read every file of a data set once and list what is wrong."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from wavevit.cli.console import write_lines
 
 if TYPE_CHECKING:
     import jsonargparse
 
     from wavevit.data.check_report import CheckReport
     from wavevit.data.detection.report import DetectionReport
+    from wavevit.data.segmentation.layouts import PairPattern
+    from wavevit.data.segmentation.masks import LabelRule
+    from wavevit.data.segmentation.report import SegmentationReport
+
+Task = Literal["classification", "detection", "segmentation"]
+OnProgress = Callable[[int, int, int], None]
 
 
 def check_data(
@@ -20,8 +27,15 @@ def check_data(
     num_workers: int = 2,
     json: Path | None = None,
     overwrite: bool = False,
-    task: Literal["classification", "detection"] | None = None,
+    task: Task | None = None,
     format: Literal["coco", "yolo", "voc"] | None = None,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+    reduce_zero_label: bool = False,
+    image_folder: str | None = None,
+    mask_folder: str | None = None,
+    image_suffix: str | None = None,
+    mask_suffix: str | None = None,
 ) -> int:
     """Read every image of a data set once and list what is wrong with it.
 
@@ -29,18 +43,28 @@ def check_data(
     pictures that are in training and in validation, extensions that contradict the content, and
     other files among the images, each with its path; and class counts and image sizes. Of images
     with boxes or masks, lists every annotation that is wrong, with its file and id or line, and the
-    images as above; and classes, sizes of boxes, crowd, and images without objects. Exit code 0:
-    nothing wrong; 1: problems found.
+    images as above; and classes, sizes of boxes, crowd, and images without objects. Of images with
+    label masks, lists masks that are missing, of another size or kind, or with labels that no class
+    has, and the images as above; and how many pixels each class has. Exit code 0: nothing wrong; 1:
+    problems found.
 
     Args:
         data: Folder with train/ and val/ class folders, folder of class folders, CSV file with the
             columns path,label and perhaps split, or folder or URL of tar shards. Or folder of a
-            COCO, YOLO or Pascal VOC data set, or its .json or .yaml file.
+            COCO, YOLO or Pascal VOC data set, or its .json or .yaml file. Or folder of images and
+            label masks, such as images/train and annotations/train.
         num_workers: Threads that decode images; 0 decodes in the main thread.
         json: File to write the full report to as JSON.
         overwrite: Replace the JSON file if it exists.
         task: What the data is for, where the names of its files do not tell.
         format: Layout of data for detection that looks like more than one.
+        num_classes: Number of classes of label masks, where no classes.txt names them.
+        ignore_index: Label of mask files that is ignored, beside 255.
+        reduce_zero_label: Ignore the label 0 of mask files; the first class is 1.
+        image_folder: Folder of images that have label masks, where it is called otherwise.
+        mask_folder: Folder of label masks.
+        image_suffix: How names of images end that have label masks, such as "_rgb.jpg".
+        mask_suffix: How names of label masks end, such as "_labels.png".
 
     Returns:
         The exit code.
@@ -49,38 +73,94 @@ def check_data(
         FileNotFoundError: If `data` or the folder of `json` does not exist.
         FileExistsError: If `json` exists and `overwrite` is not given.
         OSError: If `data` is a URL that cannot be read.
-        ValueError: If `data` is no data set.
+        ValueError: If `data` is no data set, or an option is for data of another kind.
     """
-    from wavevit.data.detection.layouts import detection_formats
-
     if json is not None:
         _check_output(json, overwrite)
-    if task is None:
-        is_detection = format is not None or bool(detection_formats(data))
-        task = "detection" if is_detection else "classification"
-    report: CheckReport | DetectionReport
+    folders = (image_folder, mask_folder, image_suffix, mask_suffix)
+    has_mask_options = reduce_zero_label or any(
+        value is not None for value in (num_classes, ignore_index, *folders)
+    )
+    task = task or _task_of(data, format, has_mask_options)
+    if has_mask_options and task != "segmentation":
+        raise ValueError(f"options of label masks are given, but the task is {task}")
+    if format is not None and task != "detection":
+        raise ValueError(f"--format is for detection, but the task is {task}")
+    report: CheckReport | DetectionReport | SegmentationReport
     lines: Iterable[str]
     with _progress() as on_progress:
-        if task == "detection":
-            from wavevit.data.detection import report as detection_report
-            from wavevit.data.detection.check import check_detection
+        if task == "segmentation":
+            from wavevit.data.segmentation.layouts import PairPattern
+            from wavevit.data.segmentation.masks import LabelRule
 
-            report = check_detection(
-                data, format=format, num_workers=num_workers, on_progress=on_progress
-            )
-            lines = detection_report.report_lines(report)
+            pattern, rule = PairPattern(*folders), LabelRule(ignore_index, reduce_zero_label)
+            report, lines = _check_masks(data, pattern, rule, num_classes, num_workers, on_progress)
+        elif task == "detection":
+            report, lines = _check_boxes(data, format, num_workers, on_progress)
         else:
-            from wavevit.data import check_report
-            from wavevit.data.check import check_dataset
-
-            report = check_dataset(data, num_workers=num_workers, on_progress=on_progress)
-            lines = check_report.report_lines(report)
+            report, lines = _check_classes(data, num_workers, on_progress)
     for line in lines:
-        _write(line)
+        write_lines(line)
     if json is not None:
         _write_json(json, report.as_dict(), overwrite)
-        _write(f"full report: {json}")
+        write_lines(f"full report: {json}")
     return 1 if report.problems else 0
+
+
+def _task_of(data: str, format: str | None, has_mask_options: bool) -> Task:
+    from wavevit.data.detection.layouts import detection_formats
+    from wavevit.data.segmentation.layouts import is_segmentation
+
+    if has_mask_options:
+        return "segmentation"
+    if format is not None or detection_formats(data):
+        return "detection"
+    return "segmentation" if is_segmentation(data) else "classification"
+
+
+def _check_classes(
+    data: str, num_workers: int, on_progress: OnProgress
+) -> "tuple[CheckReport, Iterator[str]]":
+    from wavevit.data.check import check_dataset
+    from wavevit.data.check_report import report_lines
+
+    report = check_dataset(data, num_workers=num_workers, on_progress=on_progress)
+    return report, report_lines(report)
+
+
+def _check_boxes(
+    data: str,
+    format: Literal["coco", "yolo", "voc"] | None,
+    num_workers: int,
+    on_progress: OnProgress,
+) -> "tuple[DetectionReport, Iterator[str]]":
+    from wavevit.data.detection.check import check_detection
+    from wavevit.data.detection.report import report_lines
+
+    report = check_detection(data, format=format, num_workers=num_workers, on_progress=on_progress)
+    return report, report_lines(report)
+
+
+def _check_masks(
+    data: str,
+    pattern: "PairPattern",
+    rule: "LabelRule",
+    num_classes: int | None,
+    num_workers: int,
+    on_progress: OnProgress,
+) -> "tuple[SegmentationReport, Iterator[str]]":
+    from wavevit.data.segmentation.check import check_segmentation
+    from wavevit.data.segmentation.report import report_lines
+
+    report = check_segmentation(
+        data,
+        pattern=pattern,
+        rule=rule,
+        num_classes=num_classes,
+        num_workers=num_workers,
+        on_progress=on_progress,
+    )
+    return report, report_lines(report)
 
 
 def add_arguments(parser: "jsonargparse.ArgumentParser") -> None:
@@ -102,6 +182,13 @@ def run(options: "jsonargparse.Namespace") -> int:
         overwrite=options.overwrite,
         task=options.task,
         format=options.format,
+        num_classes=options.num_classes,
+        ignore_index=options.ignore_index,
+        reduce_zero_label=options.reduce_zero_label,
+        image_folder=options.image_folder,
+        mask_folder=options.mask_folder,
+        image_suffix=options.image_suffix,
+        mask_suffix=options.mask_suffix,
     )
 
 
@@ -146,8 +233,3 @@ def _progress() -> Iterator[Callable[[int, int, int], None]]:
             advance(1)
 
         yield on_progress
-
-
-def _write(line: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")

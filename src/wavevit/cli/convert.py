@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,21 +26,22 @@ def convert_checkpoint(
 ) -> int:
     """Rewrites official weights as a safetensors file with our names and a model card.
 
-    Takes Wave-ViT classifiers, and what mmdetection has trained of RetinaNet, ATSS, GFL, Mask R-CNN
-    (or Faster R-CNN), Cascade Mask R-CNN and Sparse R-CNN on a Wave-ViT or a ResNet. Pickled code
-    in the source is never run. Nothing is written unless every entry fits.
+    Takes Wave-ViT classifiers; what mmdetection has trained of RetinaNet, ATSS, GFL, Mask R-CNN
+    (or Faster R-CNN), Cascade Mask R-CNN and Sparse R-CNN, and mmsegmentation of UPerNet, on a
+    Wave-ViT or a ResNet. Pickled code in the source is never run. Nothing is written unless every
+    entry fits.
 
     Args:
         source: Official checkpoint (.pth, .pth.tar, .safetensors), or a classifier with our names.
         target: File to write, ending in .safetensors.
         overwrite: Replace the target if it exists.
-        model: Detector that the checkpoint must be of; null: the one that it is.
-        backbone: timm name of the detector's backbone; null: by its shapes.
-        class_names: Text file with a detector's classes, a name per line; null: as the checkpoint
-            names them.
-        short_edge: Images are resized for the detector so that the shorter side has so many pixels;
-            null: 800.
-        long_edge: Most pixels of the longer side; null: 1333.
+        model: Detector or segmenter that the checkpoint must be of; null: the one that it is.
+        backbone: timm name of its backbone; null: by its shapes.
+        class_names: Text file with its classes, a name per line; null: as the checkpoint names
+            them, or ADE20K's for a segmenter of 150 without names.
+        short_edge: Images are resized for it so that the shorter side has so many pixels; null: 800
+            for detectors, 512 for segmenters.
+        long_edge: Most pixels of the longer side; null: 1333 for detectors, 2048 for segmenters.
         size_rule: How edges make a size; null: multiple_of_16 for a Wave-ViT, as its authors do,
             else keep_ratio.
 
@@ -51,35 +53,35 @@ def convert_checkpoint(
         FileExistsError: The target exists and `overwrite` is not given.
         ValueError: An unknown network, damaged, in need of code to load, or entries do not fit.
     """
-    from wavevit.detection.official import is_official
-    from wavevit.detection.official_files import read_official
+    from wavevit.cli.official_conversion import ConversionOptions
+    from wavevit.detection import official as of_detectors
+    from wavevit.models.official_files import read_official
     from wavevit.models.weights import convert
+    from wavevit.segmentation import official as of_segmenters
 
-    of_detector = {
-        "model": model,
-        "backbone": backbone,
-        "class_names": class_names,
-        "short_edge": short_edge,
-        "long_edge": long_edge,
-        "size_rule": size_rule,
-    }
+    options = ConversionOptions(model, backbone, class_names, short_edge, long_edge, size_rule)
     file = read_official(source) if source.suffix != ".ckpt" else None  # which `convert` explains
-    if file is not None and is_official(file.state):
+    if file is not None and of_detectors.is_official(file.state):
         from wavevit.cli import detection_convert
-        from wavevit.cli.detection_convert import DetectorOptions
 
         _check_target(target, overwrite)
-        options = DetectorOptions(**of_detector)  # type: ignore[arg-type]
         lines = detection_convert.summary(
             *detection_convert.convert_detector(source, target, file, options)
         )
+    elif file is not None and of_segmenters.is_official(file.state):
+        from wavevit.cli import segmentation_convert
+
+        _check_target(target, overwrite)
+        lines = segmentation_convert.summary(
+            *segmentation_convert.convert_segmenter(source, target, file, options)
+        )
     else:
-        given = [name for name, value in of_detector.items() if value is not None]
+        given = [name for name, value in asdict(options).items() if value is not None]
         if given:
             option = f"--{given[0].replace('_', '-')}"
             raise ValueError(
-                f"{option} is for detectors of mmdetection, and {source} holds none: no entry has "
-                "a name of theirs"
+                f"{option} is for detectors of mmdetection and segmenters of mmsegmentation, and "
+                f"{source} holds none: no entry has a name of theirs"
             )
         del file
         lines = summary(*convert(source, target, overwrite=overwrite))

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from wavevit.cli.console import write_lines
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
@@ -111,7 +113,4 @@ def _report(source: "Source", lost: list[str]) -> None:
         if count:
             lines.append(f"warning: {count:,} {meaning} (`wavevit check-data` lists them)")
     lines += [f"not the same as before: {line}" for line in lost]
-    encoding = sys.stdout.encoding or "utf-8"
-    for line in lines:
-        text = printable(line).encode(encoding, "backslashreplace").decode(encoding)
-        sys.stdout.write(f"{text}\n")
+    write_lines(*map(printable, lines))

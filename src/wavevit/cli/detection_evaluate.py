@@ -3,12 +3,12 @@
 Shape legend: K classes.
 """
 
-import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from wavevit.cli.console import write_lines
 from wavevit.cli.evaluation_processes import (
     TIMEOUT_S,
     check_loading,
@@ -135,8 +135,8 @@ def evaluate_detector(
         result = metrics.compute()
         name = f"{predictor.card.detector} on {predictor.card.backbone}"
         title = f"{name}, {Path(data).name or data} ({split})"
-        _write([f"{title}: {result.num_images:,} images, {sum(result.class_counts):,} objects"])
-        _write(table(result))
+        write_lines(f"{title}: {result.num_images:,} images, {sum(result.class_counts):,} objects")
+        write_lines(*table(result))
         if output is not None:
             facts = {
                 "model": name,
@@ -152,7 +152,7 @@ def evaluate_detector(
                 "device": predictor.device.type,
             }
             detection_evaluation_files.write(output, metrics, result, facts, title)
-            _write([f"written: {output}"])
+            write_lines(f"written: {output}")
     return 0
 
 
@@ -362,10 +362,3 @@ def table(result: "DetectionResult") -> list[str]:
         more = len(with_objects) - _MAX_CLASSES_SHOWN
         lines.append(f"  and {more:,} more classes: --output writes all of them")
     return lines
-
-
-def _write(lines: list[str]) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    for line in lines:
-        sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    sys.stdout.flush()

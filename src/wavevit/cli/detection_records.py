@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TextIO
 
 import numpy as np
 
+from wavevit.cli.console import write_json_line
 from wavevit.cli.image_ids import ImageIds, table_path
 from wavevit.data.detection.object_masks import code_to_counts, encode_counts, encode_mask
 from wavevit.detection.inference import FoundObjects
@@ -109,13 +110,7 @@ class ObjectLines(_Stream):
         else:
             H, W = record.found.size
             content |= {"objects": self._objects(record.found), "width": W, "height": H}
-        line = json.dumps(content, ensure_ascii=False)
-        try:
-            line.encode(self._stream.encoding or "utf-8")
-        except UnicodeEncodeError:  # a narrow terminal, or bytes in a path that are no text
-            line = json.dumps(content)
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        write_json_line(self._stream, content)
 
     def _objects(self, found: FoundObjects) -> list[dict[str, object]]:
         objects: list[dict[str, object]] = []

@@ -1,11 +1,11 @@
 """``wavevit evaluate``: measure a model on a data set."""
 
 import inspect
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from wavevit.cli.console import write_lines
 from wavevit.cli.evaluation_processes import (
     TIMEOUT_S,
     check_loading,
@@ -110,12 +110,11 @@ def evaluate(
             result = measure(classifier, dataset, batch_size, num_workers, advance, fabric)
         if not speaks:
             return 0
-        _write(
+        write_lines(
             f"{classifier.card.model} on {data} ({split}): {len(result.rows):,} images, "
             f"{classifier.num_classes:,} classes"
         )
-        for line in table(result, splits.class_names):
-            _write(line)
+        write_lines(*table(result, splits.class_names))
         if output is not None:
             facts = {
                 "model": classifier.card.model,
@@ -130,7 +129,7 @@ def evaluate(
             }
             title = f"{classifier.card.model} on {Path(data).name or data} ({split})"
             evaluation_files.write(output, result, dataset, facts, title)
-            _write(f"written: {output}")
+            write_lines(f"written: {output}")
     return 0
 
 
@@ -140,17 +139,17 @@ def add_arguments(parser: "ArgumentParser") -> None:
     Args:
         parser: The command's parser.
     """
-    from wavevit.cli.detection_evaluate import evaluate_detector
-
     parser.add_function_arguments(evaluate, skip={"batch_size"})
     parser.add_argument(
         "--batch_size",
         type=int | None,
         default=None,
-        help="Images per forward pass; 64 of a classifier, 1 of a detector.",
+        help="Images per forward pass; 64 of a classifier, 1 of others.",
     )
     known = {"batch_size", *inspect.signature(evaluate).parameters}
-    parser.add_function_arguments(evaluate_detector, skip=known)
+    for command in _commands().values():
+        parser.add_function_arguments(command, skip=known)
+        known |= set(inspect.signature(command).parameters)
 
 
 def run(options: "Namespace") -> int:
@@ -159,10 +158,16 @@ def run(options: "Namespace") -> int:
     Args:
         options: Parsed options.
     """
-    from wavevit.cli.detection_evaluate import evaluate_detector
-
     task = task_of(options.checkpoint) if options.model is None else "classification"
-    return run_for(task, {"classification": evaluate, "detection": evaluate_detector}, options)
+    return run_for(task, {"classification": evaluate, **_commands()}, options)
+
+
+def _commands() -> "dict[str, Callable[..., int]]":
+    """The functions of tasks other than classification."""
+    from wavevit.cli.detection_evaluate import evaluate_detector
+    from wavevit.cli.segmentation_evaluate import evaluate_segmenter
+
+    return {"detection": evaluate_detector, "segmentation": evaluate_segmenter}
 
 
 def open_for(
@@ -304,9 +309,3 @@ def table(result: "ClassificationResult", class_names: list[str]) -> list[str]:
             f"{one_line(class_names[other], 28)} ({mistakes[other]})"
         )
     return lines
-
-
-def _write(line: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    sys.stdout.flush()

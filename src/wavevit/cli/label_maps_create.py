@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from wavevit.cli.console import write_lines
 from wavevit.files import write_text
 
 if TYPE_CHECKING:
@@ -101,11 +102,11 @@ def create(
     )
     network.check_classes(splits.class_names)
     oracle = Oracle(network, size, map_size, top_k, precision, place)
-    job = Job(output, splits.get(split), batch_size, maps_per_shard, _write)
+    job = Job(output, splits.get(split), batch_size, maps_per_shard, write_lines)
     oracle.try_out()
     _keep_settings(job, {**oracle.settings(), **job.settings()})
-    _write(f"{splits.description}; {len(job.dataset):,} images ({split})")
-    _write(_describe(oracle))
+    write_lines(f"{splits.description}; {len(job.dataset):,} images ({split})")
+    write_lines(_describe(oracle))
     return _work(job, oracle, splits.class_names, num_workers)
 
 
@@ -248,7 +249,7 @@ def _work(job: "Job", oracle: "Oracle", class_names: list[str], num_workers: int
     num_pending = sum(len(job.indices(number)) for number in pending)
     if num_pending < len(job.dataset):
         done = len(job.dataset) - num_pending
-        _write(f"{done:,} images are done already, {num_pending:,} are left")
+        write_lines(f"{done:,} images are done already, {num_pending:,} are left")
     try:
         with counter(num_pending, "label maps", "images") as advance:
             make_maps(job, oracle, pending, transform, num_workers, advance)
@@ -260,7 +261,9 @@ def _work(job: "Job", oracle: "Oracle", class_names: list[str], num_workers: int
     now = (
         f"{num_pending:,} of them made now, {rate:,.0f} images/s" if pending else "all made before"
     )
-    _write(f"{job.num_maps:,} label maps in {job.folder} ({now}); picture: {job.folder / PICTURE}")
+    write_lines(
+        f"{job.num_maps:,} label maps in {job.folder} ({now}); picture: {job.folder / PICTURE}"
+    )
     return _report_unreadable(job)
 
 
@@ -333,9 +336,3 @@ def _report_unreadable(job: "Job") -> int:
         "them and run this again with --resume\n"
     )
     return 1
-
-
-def _write(line: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    sys.stdout.flush()

@@ -13,6 +13,7 @@ import wavevit
 COMMANDS = {
     "train classification": ("train_classification", "train a classifier on a folder of images"),
     "train detection": ("train_detection", "train an object detector on annotated images"),
+    "train segmentation": ("train_segmentation", "train a segmenter on images with masks"),
     "evaluate": ("evaluate", "measure a model on a data set"),
     "predict": ("predict", "run a model on images"),
     "convert": ("convert", "rewrite an official checkpoint as a model file"),

@@ -1,7 +1,7 @@
 """``wavevit predict``: run a model on images."""
 
 import inspect
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,8 @@ def predict(
         topk: Classes per image, best first.
         output: File to write, .jsonl or .csv, for a detector also .json in COCO's results format;
             null writes JSON lines to stdout.
-        draw: Folder for copies of the images with the classes written below, or the objects drawn
-            in.
+        draw: Folder for copies of the images with the classes written below, the objects drawn in,
+            or the classes of their pixels painted over them.
         overwrite: Replace an existing output file and existing pictures.
         null: The list on stdin is separated by NUL characters, as by find -print0.
         batch_size: Images per forward pass.
@@ -124,8 +124,6 @@ def add_arguments(parser: "ArgumentParser") -> None:
     Args:
         parser: The command's parser.
     """
-    from wavevit.cli.detection_predict import predict_objects
-
     what = (
         "Files, folders (with subfolders), quoted patterns, or - for a list on stdin. For a "
         "detector also video files, and camera:0 for the first camera."
@@ -137,10 +135,12 @@ def add_arguments(parser: "ArgumentParser") -> None:
         "--batch_size",
         type=int | None,
         default=None,
-        help="Images, or tiles, per forward pass; 32 of a classifier, 1 of a detector.",
+        help="Images, tiles or windows per forward pass; 32 of a classifier, 1 of others.",
     )
     known = set(inspect.signature(predict).parameters)
-    parser.add_function_arguments(predict_objects, skip=known)
+    for command in _commands().values():
+        parser.add_function_arguments(command, skip=known)
+        known |= set(inspect.signature(command).parameters)
 
 
 def run(options: "Namespace") -> int:
@@ -149,11 +149,17 @@ def run(options: "Namespace") -> int:
     Args:
         options: Parsed options.
     """
-    from wavevit.cli.detection_predict import predict_objects
-
     options.images = [*options.paths, *options.images]
     task = task_of(options.checkpoint) if options.model is None else "classification"
-    return run_for(task, {"classification": predict, "detection": predict_objects}, options)
+    return run_for(task, {"classification": predict, **_commands()}, options)
+
+
+def _commands() -> "dict[str, Callable[..., int]]":
+    """The functions of tasks other than classification."""
+    from wavevit.cli.detection_predict import predict_objects
+    from wavevit.cli.segmentation_predict import predict_labels
+
+    return {"detection": predict_objects, "segmentation": predict_labels}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """What ``wavevit predict`` writes: JSON lines, CSV rows, and pictures with captions."""
 
 import csv
-import json
 import os
 import sys
 import threading
@@ -12,6 +11,7 @@ from typing import Any, Literal, Protocol, TextIO
 
 from PIL import Image
 
+from wavevit.cli.console import write_json_line
 from wavevit.data.images import IMAGE_EXTENSIONS, load_image
 
 _KEPT_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
@@ -90,13 +90,7 @@ class JsonLines:
                 for p in record.predictions
             ]
             content |= {"width": record.width, "height": record.height}
-        line = json.dumps(content, ensure_ascii=False)
-        try:
-            line.encode(self._stream.encoding or "utf-8")
-        except UnicodeEncodeError:  # a narrow terminal, or bytes in a path that are no text
-            line = json.dumps(content)
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        write_json_line(self._stream, content)
 
     def close(self) -> None:
         """Ends the output."""
@@ -227,6 +221,7 @@ class PictureFolder:
         base: Absolute folder that places are relative to.
         overwrite: Whether existing pictures may be replaced.
         render: Makes the picture of an image and its record.
+        option: That named the folder, for messages.
     """
 
     def __init__(
@@ -235,8 +230,10 @@ class PictureFolder:
         base: str,
         overwrite: bool,
         render: Callable[[Image.Image, Any], Image.Image] = caption,
+        option: str = "--draw",
     ) -> None:
         self.folder = folder
+        self._option = option
         self._render = render
         self._real = os.path.realpath(folder)
         self._base = base
@@ -258,19 +255,19 @@ class PictureFolder:
             real = os.path.realpath(argument)
             if os.path.isdir(argument) and _is_inside(self._real, real):
                 raise ValueError(
-                    f"--draw {self.folder} is inside the input folder {argument}: its pictures "
-                    "would be taken for input; choose a folder outside"
+                    f"{self._option} {self.folder} is inside the input folder {argument}: its "
+                    "pictures would be taken for input; choose a folder outside"
                 )
             if os.path.exists(argument) and _is_inside(real, self._real):
                 raise ValueError(
-                    f"the input {argument} is inside --draw {self.folder} and could be "
+                    f"the input {argument} is inside {self._option} {self.folder} and could be "
                     "overwritten; choose another folder"
                 )
         if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"--draw names a folder, but {self.folder} is a file")
+            raise NotADirectoryError(f"{self._option} names a folder, but {self.folder} is a file")
         if self.folder.exists() and not self._overwrite and next(self.folder.iterdir(), None):
             raise FileExistsError(
-                f"{self.folder} is not empty; choose another --draw or pass --overwrite"
+                f"{self.folder} is not empty; choose another {self._option} or pass --overwrite"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         probe = self.folder / ".writable"
@@ -306,7 +303,9 @@ class PictureFolder:
 
         target = self.target(record.path)
         if _is_inside(os.path.realpath(record.path), self._real):
-            raise ValueError(f"it is inside the --draw folder {self.folder}; not drawn there")
+            raise ValueError(
+                f"it is inside the {self._option} folder {self.folder}; not drawn there"
+            )
         if target.exists() and not self._overwrite:
             raise FileExistsError(f"the picture {target} exists; not replaced")
         image = load_image(record.path)

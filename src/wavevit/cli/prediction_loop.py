@@ -7,10 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
-
-if TYPE_CHECKING:
-    from wavevit.cli.prediction_files import PictureFolder
+from typing import Any, Protocol, TypeVar
 
 MAX_WAIT_S = 1.0
 """A result waits no longer for its batch to fill up: the first one comes at once, and a slow source
@@ -42,6 +39,14 @@ class Writer(Protocol[Written]):
 
     def write(self, record: Written) -> None:
         """Writes a record completely."""
+        ...
+
+
+class Drawer(Protocol):
+    """Draws one record after the other."""
+
+    def draw(self, record: Any) -> None:
+        """Writes the pictures of a record that has no error."""
         ...
 
 
@@ -146,7 +151,7 @@ def listed(images: Sequence[str], null: bool, counts: Counts) -> Iterator[str]:
 def write_all(
     batches: Iterable[Sequence[Record]],
     writer: Writer[Record],
-    pictures: "PictureFolder | None",
+    pictures: Drawer | None,
     num_workers: int,
     counts: Counts,
     *,
@@ -180,7 +185,7 @@ def write_all(
             pace.tick()
 
 
-def _draw(pictures: "PictureFolder", record: Outcome) -> str | None:
+def _draw(pictures: Drawer, record: Outcome) -> str | None:
     """Writes the picture of a record; returns what went wrong."""
     try:
         pictures.draw(record)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
@@ -11,11 +10,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from wavevit.data.classification import ClassificationDataset
-from wavevit.data.images import UnreadableImageError
 from wavevit.data.label_maps.reader import LabelMaps
-from wavevit.data.loading import batches_of, collate_strictly, load_or_replace, strict_batches
+from wavevit.data.loading import (
+    batches_of,
+    eval_batches_of,
+    load_or_explain,
+    load_or_replace,
+    strict_batches,
+)
 from wavevit.data.loading import seeded as seeded  # known from here, too
-from wavevit.data.samplers import EvalSampler, SampleRequest, TrainSampler
+from wavevit.data.samplers import SampleRequest, TrainSampler
 from wavevit.data.token_labels import TokenLogits, crop_label_map
 from wavevit.data.transforms import TracedTransform, Transform
 
@@ -178,10 +182,9 @@ class EvalView(Dataset["Sample | dict[str, str]"]):
         self.transform = transform
 
     def __getitem__(self, index: int) -> "Sample | dict[str, str]":
-        try:
-            picture = self.dataset.load(index)
-        except UnreadableImageError as error:
-            return {self.dataset.sample_id(index): str(error)}
+        picture = load_or_explain(self.dataset, index)
+        if isinstance(picture, dict):
+            return picture
         return Sample(self.transform(picture), int(self.dataset.labels[index]), index)
 
 
@@ -240,11 +243,14 @@ def eval_loader(
         pin_memory: Whether batches are copied to page-locked memory, for CUDA.
         timeout_s: Longest wait for a batch of the workers, seconds; 0 waits for ever.
     """
-    return batches_of(
+    return eval_batches_of(
         EvalView(dataset, transform),
-        EvalSampler(len(dataset), batch_size, rank=rank, num_processes=num_processes),
-        partial(collate_strictly, collate=collate),
+        len(dataset),
+        collate,
+        batch_size=batch_size,
         num_workers=num_workers,
+        rank=rank,
+        num_processes=num_processes,
         pin_memory=pin_memory,
         timeout_s=timeout_s,
     )

@@ -4,6 +4,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -64,6 +65,19 @@ def load_or_replace(source: SampleSource[T], index: int) -> tuple[T, int, dict[s
     )
 
 
+def load_or_explain(source: SampleSource[T], index: int) -> T | dict[str, str]:
+    """A sample, or ``{id: reason}`` where it cannot be read: evaluation does not replace it.
+
+    Args:
+        source: The samples; none of them is a dictionary.
+        index: Of the wanted one.
+    """
+    try:
+        return source.load(index)
+    except UnreadableImageError as error:
+        return {source.sample_id(index): str(error)}
+
+
 class _WhyUnreadable(Dataset["tuple[int, dict[str, str]] | None"]):
     """None for a sample that can be loaded, or its index and ``{id: reason}``."""
 
@@ -71,11 +85,8 @@ class _WhyUnreadable(Dataset["tuple[int, dict[str, str]] | None"]):
         self.source = source
 
     def __getitem__(self, index: int) -> "tuple[int, dict[str, str]] | None":
-        try:
-            self.source.load(index)
-        except UnreadableImageError as error:
-            return index, {self.source.sample_id(index): str(error)}
-        return None
+        sample = load_or_explain(self.source, index)
+        return (index, sample) if isinstance(sample, dict) else None
 
 
 def find_unreadable(
@@ -164,11 +175,49 @@ def batches_of(
     )
 
 
+def eval_batches_of(
+    samples: Dataset[Any],
+    num_samples: int,
+    collate: Callable[[list[Any]], Any],
+    *,
+    batch_size: int,
+    num_workers: int,
+    rank: int,
+    num_processes: int,
+    pin_memory: bool,
+    timeout_s: float,
+) -> DataLoader[Any]:
+    """Every sample once and in order, nothing padded; each process takes its share of the batches.
+
+    Args:
+        samples: By index; an unreadable one is ``{id: reason}``.
+        num_samples: How many there are.
+        collate: Makes a batch of readable samples.
+        batch_size: Samples per batch; the last one may be smaller.
+        num_workers: Worker processes; 0 loads in this one.
+        rank: Index of this process.
+        num_processes: Number of processes.
+        pin_memory: Whether batches are copied to page-locked memory, for CUDA.
+        timeout_s: Longest wait for a batch of the workers, seconds; 0 waits for ever.
+
+    Returns:
+        The loader, for `strict_batches`.
+    """
+    return batches_of(
+        samples,
+        EvalSampler(num_samples, batch_size, rank=rank, num_processes=num_processes),
+        partial(collate_strictly, collate=collate),
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        timeout_s=timeout_s,
+    )
+
+
 def strict_batches(batches: DataLoader[Any]) -> Iterator[Any]:
     """The batches of an evaluation; stops at the first unreadable image.
 
     Args:
-        batches: A loader that collates by `collate_strictly`.
+        batches: Of `eval_batches_of`.
 
     Yields:
         The batches in order.

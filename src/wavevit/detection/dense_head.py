@@ -67,7 +67,8 @@ class Scale(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
+        # Not a single number, which torch could not shard.
+        self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, features: Tensor) -> Tensor:
         return features * self.scale
@@ -92,7 +93,9 @@ def init_head(head: nn.Module, cls_logits: nn.Conv2d) -> None:
 class PyramidNetwork(nn.Module):
     """Backbone, neck and head as one module: a tensor in, tensors out.
 
-    This is what is exported and compiled.
+    This is what is exported and compiled. One program of `torch.export` serves all batches and all
+    sides above 128 pixels, given an example with such sides: up to 128, the stride of the coarsest
+    level, that has one row or column, and torch takes a length of one for a constant.
 
     Args:
         backbone: Images to maps.

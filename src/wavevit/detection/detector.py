@@ -6,11 +6,13 @@ Legend: B images of a batch, N objects of an image, H W height and width in pixe
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from wavevit.detection.official import adapt, adapt_before_loading
+from wavevit.detection.official import adapt
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.targets import Target, check_targets
+from wavevit.models.adapted_loading import adapt_before_loading
 
 Detection = dict[str, Tensor]
 
@@ -24,7 +26,8 @@ class Detector(nn.Module):
     dict of scalar losses, whose sum is to be minimised. In evaluation mode it returns one dict an
     image: "boxes" ``(N, 4)`` xyxy in the pixels of the given image, "labels" ``(N,)``, "scores"
     ``(N,)`` in [0, 1], highest first, and for mask detectors "masks" ``(N, H, W)``, probabilities.
-    Images are not resized.
+    They have no gradient. Boxes lie inside of the image and have an area, but for Sparse R-CNN's,
+    which as officially may reach over its border or lie beside it. Images are not resized.
 
     Weights are loaded with mmdetection's names too. Layers of another number of classes are left
     out, with a logged warning.
@@ -35,7 +38,8 @@ class Detector(nn.Module):
         with_masks: Whether targets and detections have masks.
 
     Attributes:
-        network: Tensors in, tensors out, set by each detector: what is exported and compiled.
+        network: Tensors in, tensors out, set by each detector: what is exported and compiled. For
+            exported sizes see `PyramidNetwork`.
     """
 
     network: nn.Module
@@ -75,7 +79,8 @@ class Detector(nn.Module):
         """
         batch = self.preprocess(images)
         if not self.training:
-            return self.detect(batch)
+            with torch.no_grad():
+                return self.detect(batch)
         checked = check_targets(
             targets, images, num_classes=self.num_classes, with_masks=self.with_masks
         )
@@ -91,7 +96,7 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def detect(self, batch: ImageBatch) -> list[Detection]:
-        """Detections of every image, in its own pixels.
+        """Detections of every image, in its own pixels; called without gradients.
 
         Args:
             batch: Normalised and padded images.

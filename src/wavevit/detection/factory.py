@@ -1,13 +1,12 @@
 """Detectors by name."""
 
-import difflib
 import importlib
-import inspect
 from typing import Any
 
 from torch import nn
 
 from wavevit.detection.detector import Detector
+from wavevit.models.options import check_options
 from wavevit.models.pyramid_backbone import BatchNormMode, PyramidBackbone
 
 # Module and class; imported when asked for, so that importing the package stays quick.
@@ -69,13 +68,7 @@ def create_detector(
         ValueError: Unknown detector, backbone or option, or values that do not fit.
     """
     cls = detector_class(name)
-    parameters = inspect.signature(cls).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            raise ValueError(f"{name} has no option {option!r}{hint} It takes: {', '.join(known)}")
+    check_options(name, cls, options)
     body = PyramidBackbone(
         backbone,
         pretrained=pretrained,

@@ -1,26 +1,23 @@
 """Names of mmdetection's checkpoints of the six detectors, and ours.
 
 A table per detector maps what follows the backbone; the backbone's own names are mapped as in
-`wavevit.models.official`, and are the same in both for the ResNets.
+`wavevit.models.official_backbones`.
 """
 
-import logging
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from wavevit.models import official
-
-logger = logging.getLogger(__name__)
+from wavevit.models.adapted_loading import drop_other_classes
+from wavevit.models.official_backbones import PREFIX as _BACKBONE
+from wavevit.models.official_backbones import our_backbone
 
 # Patterns of official names and what ours are made of; the first match wins.
 Renames = list[tuple[re.Pattern[str], str]]
 
 _OFFICIAL_PARTS = ("neck.lateral_convs.", "bbox_head.", "rpn_head.", "roi_head.")
-_BACKBONE = "backbone."
-_OUR_BACKBONE = "network.backbone.body."
 
 NECK: Renames = [
     (re.compile(r"^neck\.lateral_convs\.(\d+)\.conv\."), r"network.neck.laterals.\1."),
@@ -38,6 +35,7 @@ DENSE: Renames = [
     (re.compile(r"^bbox_head\.(?:retina|gfl|atss)_reg\."), "network.head.box_output."),
     (re.compile(r"^bbox_head\.atss_centerness\."), "network.head.centerness."),
 ]
+_SCALE = re.compile(r"^bbox_head\.scales\.\d+\.scale$")
 _LATERAL = re.compile(r"^neck\.lateral_convs\.(\d+)\.")
 _FPN_CONV = re.compile(r"^neck\.fpn_convs\.(\d+)\.conv\.(.*)$")
 # Our layers whose rows follow from the number of classes, in any of the detectors.
@@ -75,41 +73,7 @@ def adapt(detector: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, T
         ValueError: A wavelet buffer does not hold the Haar filters.
     """
     entries = our_state(detector, state) if is_official(state) else dict(state)
-    expected = detector.state_dict()
-    dropped = [
-        name
-        for name, value in entries.items()
-        if _CLASS_LAYERS.match(name)
-        and name in expected
-        and len(value) != len(expected[name])
-        and value.shape[1:] == expected[name].shape[1:]
-    ]
-    if dropped:
-        logger.warning("the checkpoint has other classes: dropped %s", ", ".join(dropped))
-    return {name: value for name, value in entries.items() if name not in set(dropped)}, dropped
-
-
-def adapt_before_loading(
-    detector: nn.Module, state_dict: MutableMapping[str, Any], prefix: str, *_: object
-) -> None:
-    """Hook before ``load_state_dict``: mmdetection's names and other classes load directly.
-
-    Args:
-        detector: The detector.
-        state_dict: Changed in place.
-        prefix: The detector's own prefix in ``state_dict``.
-
-    Raises:
-        ValueError: A wavelet buffer does not hold the Haar filters.
-    """
-    own = {name.removeprefix(prefix): name for name in state_dict if name.startswith(prefix)}
-    entries, dropped = adapt(detector, {name: state_dict[full] for name, full in own.items()})
-    for full in own.values():
-        del state_dict[full]
-    # The detector's own layers stand in, so that strict loading still checks all the rest.
-    current = detector.state_dict() if dropped else {}
-    entries.update({name: current[name] for name in dropped})
-    state_dict.update({prefix + name: value for name, value in entries.items()})
+    return drop_other_classes(detector, entries, _CLASS_LAYERS)
 
 
 def our_state(detector: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,17 +90,13 @@ def our_state(detector: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Ten
 
     table = [*NECK, *DENSE, *TWO_STAGE.get(type(detector).__name__, [])]
     laterals = len({match[1] for name in state if (match := _LATERAL.match(name))})
-    backbone = {
-        name.removeprefix(_BACKBONE): value
-        for name, value in state.items()
-        if name.startswith(_BACKBONE)
-    }
-    body = detector.get_submodule(_OUR_BACKBONE.rstrip("."))
-    adapted, _ = official.adapt(body, backbone)
-    renamed = {_OUR_BACKBONE + name: value for name, value in adapted.items()}
+    renamed = our_backbone(detector, state)
     for name, value in state.items():
         if not name.startswith(_BACKBONE) and not _COMPUTED.match(name):
-            renamed[_our_name(name, table, laterals)] = value
+            # Levels' factors are single numbers there.
+            renamed[_our_name(name, table, laterals)] = (
+                value.reshape(1) if _SCALE.match(name) else value
+            )
     return renamed
 
 

@@ -6,16 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from wavevit.models import official, weights
+from wavevit.models.official_backbones import recognise_backbone
 
-# Blocks of the four stages, and whether a block has three convolutions.
-_RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
-    ((2, 2, 2, 2), False): "resnet18",
-    ((3, 4, 6, 3), False): "resnet34",
-    ((3, 4, 6, 3), True): "resnet50",
-    ((3, 4, 23, 3), True): "resnet101",
-    ((3, 8, 36, 3), True): "resnet152",
-}
 # An entry that only this detector has, the first of those that apply, by our name.
 _MARKS = {
     "retinanet": "bbox_head.retina_cls.weight",
@@ -80,7 +72,7 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised:
     else:
         num_classes = rows - 1  # the last one is background
         options["masks"] = any(entry.startswith("roi_head.mask_head.") for entry in state)
-    return Recognised(name, _backbone(state), num_classes, options)
+    return Recognised(name, recognise_backbone(state), num_classes, options)
 
 
 def _entry(state: Mapping[str, Tensor], name: str) -> Tensor:
@@ -93,24 +85,3 @@ def _tower_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     convs = [n for n in state if re.match(r"^bbox_head\.cls_convs\.\d+\.conv\.weight$", n)]
     sizes = {"num_tower_convs": len(convs)}
     return sizes | ({"head_channels": len(state[convs[0]])} if convs else {})
-
-
-def _backbone(state: Mapping[str, Tensor]) -> str:
-    """The timm name of a Wave-ViT or a plain ResNet."""
-    prefix = "backbone."
-    backbone = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-    if official.OFFICIAL_KEY in backbone:
-        return weights.recognise(backbone).model
-    depths = tuple(
-        len({match[1] for n in backbone if (match := re.match(rf"^layer{i}\.(\d+)\.", n))})
-        for i in (1, 2, 3, 4)
-    )
-    first = backbone.get("layer1.0.conv1.weight")
-    plain = first is not None and tuple(first.shape[:1]) == (64,) and "conv1.weight" in backbone
-    name = _RESNETS.get((depths, "layer1.0.conv3.weight" in backbone)) if plain else None
-    if name is None:
-        some = ", ".join(list(backbone)[:3]) or "nothing"
-        raise ValueError(
-            f"expected a Wave-ViT or a plain ResNet as the backbone, got entries such as {some}"
-        )
-    return name

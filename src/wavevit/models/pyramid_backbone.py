@@ -6,6 +6,7 @@ Legend: B batch, C channels, H W rows and columns of a map.
 from typing import Any, Literal
 
 import timm
+import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -82,6 +83,9 @@ class PyramidBackbone(nn.Module):
         config = getattr(self.body, "pretrained_cfg", None) or {}
         self.mean = tuple(config.get("mean", IMAGENET_DEFAULT_MEAN))
         self.std = tuple(config.get("std", IMAGENET_DEFAULT_STD))
+        # Swin and its like refuse sides that their patches do not divide, though they take any
+        # number of patches.
+        self._side_step = PYRAMID_STRIDES[0] if config.get("fixed_input_size") else 1
 
         self._statistics_frozen = batch_norm == "frozen"
         self._frozen_modules: set[str] = set()
@@ -173,6 +177,9 @@ class PyramidBackbone(nn.Module):
         Args:
             images: Normalised images ``(B, 3, H, W)``.
         """
+        if self._side_step > 1:
+            H, W = images.shape[-2:]
+            images = F.pad(images, (0, -W % self._side_step, 0, -H % self._side_step))
         features = self.body(images)
         maps = [features[i] for i in self._taken]
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else maps

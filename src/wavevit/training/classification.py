@@ -1,40 +1,37 @@
 """The classification task: what the loop needs to train a classifier."""
 
-from collections.abc import Iterator
-from dataclasses import replace
-
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from wavevit.data.label_maps.reader import open_label_maps
 from wavevit.data.loader import (
     Batch,
     LabelMapCrops,
+    Sample,
     eval_loader,
     strict,
     train_loader,
 )
 from wavevit.data.samplers import TrainSampler
 from wavevit.data.transforms import TracedTransform, Transform, eval_transform
-from wavevit.data.worker_failures import received
 from wavevit.metrics.classification import ClassificationMetrics, ClassificationResult
 from wavevit.training.classification_settings import (
     Augmentation,
     ClassificationData,
     Classifier,
 )
+from wavevit.training.data_task import DataTask
 from wavevit.training.fingerprint import digest, digest_names, file_pieces
-from wavevit.training.model_file import read_best, write_best
 from wavevit.training.objectives import LabelObjective, Objective
-from wavevit.training.run_directory import RunDirectory
 from wavevit.training.shared_evaluation import measure_shares, merge_shares
 from wavevit.training.teaching_settings import Distillation, TokenLabels
 from wavevit.training.validation_check import check_images
 
 
-class ClassificationTask:
+class ClassificationTask(DataTask):
     """What the loop needs to train a classifier.
 
     Args:
@@ -62,19 +59,19 @@ class ClassificationTask:
         self.data = data
         self.augment = augment
         self.model = model
-        self.seed = seed
         token_label = token_label or TokenLabels()
         distill = distill or Distillation()
         self._check(token_label, distill)
         self.splits = data.open()
-        self.train_set = self.splits.train
         self.val_set = self.splits.val
-        self.left_out: dict[str, str] = {}
-        self.timeout_s = 0.0  # for the loaders of evaluations; see check_validation_set
-        self.batch_size = data.batch_size
-        self.num_samples = len(self.train_set)
-        self.card = model.card(
-            list(self.splits.class_names), data.image_size, token_label=token_label.enabled
+        class_names = list(self.splits.class_names)
+        super().__init__(
+            self.splits.train,
+            model.card(class_names, data.image_size, token_label=token_label.enabled),
+            batch_size=data.batch_size,
+            num_workers=data.num_workers,
+            seed=seed,
+            repeats=augment.repeats,
         )
         self.train_transform: Transform | TracedTransform = augment.transform(self.card)
         self.eval_transform = eval_transform(
@@ -114,7 +111,7 @@ class ClassificationTask:
         if token_label.maps is None:
             return None
         maps = open_label_maps(
-            token_label.maps, self.train_set.sample_ids(), self.splits.class_names
+            token_label.maps, self.splits.train.sample_ids(), self.splits.class_names
         )
         rows, columns = self.card.image_size
         self.train_transform = TracedTransform(self.augment.transform(self.card))
@@ -134,7 +131,7 @@ class ClassificationTask:
         one small file each, only by the images' names.
         """
         found = {"classes": digest_names(self.splits.class_names)}
-        for name, images in (("training", self.train_set), ("validation", self.val_set)):
+        for name, images in (("training", self.splits.train), ("validation", self.val_set)):
             found[f"{name} images"] = digest_names(images.sample_ids())
             found[f"{name} labels"] = digest([np.asarray(images.labels, np.int64).tobytes()])
         if self.label_maps is not None:
@@ -162,7 +159,7 @@ class ClassificationTask:
             fabric,
             self.val_set,
             may_leave_out=self.splits.held_out,
-            num_workers=self.data.num_workers,
+            num_workers=self.num_workers,
             timeout_s=timeout_s,
         )
         if self.left_out:
@@ -180,46 +177,25 @@ class ClassificationTask:
         """
         self.model.set_train_mode(model)
 
-    def train_batches(
-        self, fabric: Fabric, *, start: int, stop: int, accumulate: int, timeout_s: float
-    ) -> Iterator[Batch]:
-        """This process's batches of steps start..stop, on the device.
+    def train_loader(
+        self, sampler: TrainSampler, *, pin_memory: bool, timeout_s: float
+    ) -> DataLoader[Sample]:
+        """Batches for the steps of the sampler.
 
         Args:
-            fabric: Device and processes.
-            start: First step.
-            stop: Step to stop before.
-            accumulate: Batches per step.
-            timeout_s: Longest wait for a loader's worker, seconds.
-
-        Yields:
-            The batches in order.
-
-        Raises:
-            LoaderError: A worker process died, or gave nothing for too long.
+            sampler: Which samples make up each batch.
+            pin_memory: Whether batches are copied to page-locked memory, for CUDA.
+            timeout_s: Longest wait for a batch of the workers, seconds; 0 waits for ever.
         """
-        sampler = TrainSampler(
-            self.num_samples,
-            self.batch_size,
-            seed=self.seed,
-            start=start,
-            stop=stop,
-            accumulate=accumulate,
-            repeats=self.augment.repeats,
-            rank=fabric.global_rank,
-            num_processes=fabric.world_size,
-        )
-        loader = train_loader(
-            self.train_set,
+        return train_loader(
+            self.splits.train,
             self.train_transform,
             sampler,
-            num_workers=self.data.num_workers,
-            pin_memory=fabric.device.type == "cuda",
+            num_workers=self.num_workers,
+            pin_memory=pin_memory,
             label_maps=self.label_maps,
             timeout_s=timeout_s,
         )
-        for batch in received(loader):
-            yield batch.to(fabric.device)
 
     def loss(self, fabric: Fabric, model: nn.Module, batch: Batch) -> Tensor:
         """The objective of the run: cross-entropy, with a teacher, or token labels.
@@ -230,14 +206,6 @@ class ClassificationTask:
             batch: On the network's device.
         """
         return self.objective(model, batch, fabric.autocast())
-
-    def sample_ids(self, indices: Tensor) -> list[str]:
-        """Ids of training samples, for messages.
-
-        Args:
-            indices: int64 ``(B,)``.
-        """
-        return [self.train_set.sample_id(int(index)) for index in indices]
 
     @torch.no_grad()
     def evaluate(self, fabric: Fabric, model: nn.Module) -> dict[str, float]:
@@ -257,7 +225,7 @@ class ClassificationTask:
             self.val_set,
             self.eval_transform,
             batch_size=self.data.batch_size,
-            num_workers=self.data.num_workers,
+            num_workers=self.num_workers,
             rank=fabric.global_rank,
             num_processes=fabric.world_size,
             pin_memory=fabric.device.type == "cuda",
@@ -288,27 +256,3 @@ class ClassificationTask:
             "top5": self.result.top5,
             "ece": self.result.ece,
         }
-
-    def save_best(
-        self, run: RunDirectory, state: dict[str, Tensor], metrics: dict[str, float]
-    ) -> None:
-        """Writes ``best.safetensors``.
-
-        Args:
-            run: Where.
-            state: The network's weights, whole.
-            metrics: Its results.
-        """
-        kept = {key: value for key, value in metrics.items() if key != "score"}
-        write_best(run, state, replace(self.card, metrics=kept))
-
-    def load_best(self, run: RunDirectory) -> dict[str, Tensor]:
-        """The weights in ``best.safetensors``.
-
-        Args:
-            run: Where.
-
-        Raises:
-            ValueError: The file is gone or damaged.
-        """
-        return read_best(run)

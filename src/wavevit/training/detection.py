@@ -3,33 +3,31 @@
 Legend: B images of a batch, N objects of an image, H W rows and columns in pixels.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from wavevit.data.detection.dataset import DetectionSource
 from wavevit.data.detection.loader import (
     DetectionBatch,
+    DetectionItem,
     detection_eval_loader,
     detection_train_loader,
     strict_detections,
 )
 from wavevit.data.detection.resize import restore_boxes, restore_masks
 from wavevit.data.samplers import TrainSampler
-from wavevit.data.worker_failures import received
 from wavevit.metrics.detection import DetectionMetrics, DetectionResult
+from wavevit.training.data_task import DataTask
 from wavevit.training.detection_settings import (
     DetectionAugmentation,
     DetectionData,
     DetectorSettings,
 )
-from wavevit.training.model_file import read_best, write_best
-from wavevit.training.run_directory import RunDirectory
 from wavevit.training.shared_evaluation import measure_shares, merge_shares
 from wavevit.training.validation_check import check_images
 
@@ -57,7 +55,7 @@ def _unpack(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return (given.images, given.targets) if isinstance(given, Untouched) else arguments
 
 
-class DetectionTask:
+class DetectionTask(DataTask):
     """What the loop needs to train a detector.
 
     Args:
@@ -81,16 +79,17 @@ class DetectionTask:
         self.data = data
         self.augment = augment
         self.model = model
-        self.seed = seed
         self.train_transform = augment.transform(data)
         self.eval_transform = data.eval_transform()
         self.splits = data.open(with_masks=model.with_masks)
         train_set = self.splits.train
-        self.card = model.card(train_set.class_names, train_set.category_ids, data)
-        self.batch_size = data.batch_size
-        self.num_samples = len(train_set)
-        self.left_out: dict[str, str] = {}
-        self.timeout_s = 0.0  # for the loaders of evaluations; see check_validation_set
+        super().__init__(
+            train_set,
+            model.card(train_set.class_names, train_set.category_ids, data),
+            batch_size=data.batch_size,
+            num_workers=data.num_workers,
+            seed=seed,
+        )
         self.metrics: DetectionMetrics | None = None
         self.result: DetectionResult | None = None
         self._truth: dict[str, Any] | None = None
@@ -126,7 +125,7 @@ class DetectionTask:
             fabric,
             self.splits.val_inputs,
             may_leave_out=self.splits.held_out,
-            num_workers=self.data.num_workers,
+            num_workers=self.num_workers,
             timeout_s=timeout_s,
         )
         if self.left_out:
@@ -159,44 +158,24 @@ class DetectionTask:
         for name in self._evaluated_modules:
             model.get_submodule(name).training = False
 
-    def train_batches(
-        self, fabric: Fabric, *, start: int, stop: int, accumulate: int, timeout_s: float
-    ) -> Iterator[DetectionBatch]:
-        """This process's batches of steps start..stop, on the device.
+    def train_loader(
+        self, sampler: TrainSampler, *, pin_memory: bool, timeout_s: float
+    ) -> DataLoader[DetectionItem]:
+        """Batches for the steps of the sampler.
 
         Args:
-            fabric: Device and processes.
-            start: First step.
-            stop: Step to stop before.
-            accumulate: Batches per step.
-            timeout_s: Longest wait for a loader's worker, seconds.
-
-        Yields:
-            The batches in order.
-
-        Raises:
-            LoaderError: A worker process died, or gave nothing for too long.
+            sampler: Which samples make up each batch.
+            pin_memory: Whether batches are copied to page-locked memory, for CUDA.
+            timeout_s: Longest wait for a batch of the workers, seconds; 0 waits for ever.
         """
-        sampler = TrainSampler(
-            self.num_samples,
-            self.batch_size,
-            seed=self.seed,
-            start=start,
-            stop=stop,
-            accumulate=accumulate,
-            rank=fabric.global_rank,
-            num_processes=fabric.world_size,
-        )
-        loader = detection_train_loader(
+        return detection_train_loader(
             self.splits.train,
             self.train_transform,
             sampler,
-            num_workers=self.data.num_workers,
-            pin_memory=fabric.device.type == "cuda",
+            num_workers=self.num_workers,
+            pin_memory=pin_memory,
             timeout_s=timeout_s,
         )
-        for batch in received(loader):
-            yield batch.to(fabric.device)
 
     def loss(self, fabric: Fabric, model: nn.Module, batch: DetectionBatch) -> dict[str, Tensor]:
         """The detector's losses by name; their sum is to be minimised.
@@ -210,14 +189,6 @@ class DetectionTask:
         images = [image.to(dtype) for image in batch.images]
         losses: dict[str, Tensor] = model(Untouched(images, batch.targets))
         return losses
-
-    def sample_ids(self, indices: Tensor) -> list[str]:
-        """Ids of training samples, for messages.
-
-        Args:
-            indices: int64 ``(B,)``.
-        """
-        return [self.splits.train.sample_id(int(index)) for index in indices]
 
     @torch.no_grad()
     def evaluate(self, fabric: Fabric, model: nn.Module) -> dict[str, float]:
@@ -245,7 +216,7 @@ class DetectionTask:
             self.splits.val_inputs,
             self.eval_transform,
             batch_size=self.data.eval_batch_size,
-            num_workers=self.data.num_workers,
+            num_workers=self.num_workers,
             rank=fabric.global_rank,
             num_processes=fabric.world_size,
             pin_memory=fabric.device.type == "cuda",
@@ -291,30 +262,6 @@ class DetectionTask:
                 # A few at a time: those of an image may be gigabytes.
                 restore_masks(found["masks"], size) if self.model.with_masks else None,
             )
-
-    def save_best(
-        self, run: RunDirectory, state: dict[str, Tensor], metrics: dict[str, float]
-    ) -> None:
-        """Writes ``best.safetensors``.
-
-        Args:
-            run: Where.
-            state: The detector's weights, whole.
-            metrics: Its results.
-        """
-        kept = {key: value for key, value in metrics.items() if key != "score"}
-        write_best(run, state, replace(self.card, metrics=kept))
-
-    def load_best(self, run: RunDirectory) -> dict[str, Tensor]:
-        """The weights in ``best.safetensors``.
-
-        Args:
-            run: Where.
-
-        Raises:
-            ValueError: The file is gone or damaged.
-        """
-        return read_best(run)
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:

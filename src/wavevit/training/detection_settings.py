@@ -4,9 +4,7 @@ import inspect
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
-from torch import nn
 
 from wavevit.data.detection.layouts import DetectionFormat
 from wavevit.data.detection.resize import SizeRule
@@ -16,13 +14,15 @@ from wavevit.data.detection.transforms import (
     detection_eval_transform,
     detection_train_transform,
 )
-from wavevit.detection.card import DetectorCard
+from wavevit.detection.card import TASK, DetectorCard
 from wavevit.detection.detector import Detector
 from wavevit.detection.factory import create_detector, detector_class
-from wavevit.models.card import create_model
+from wavevit.detection.official import is_official
+from wavevit.detection.recognise import recognise
 from wavevit.models.pyramid_backbone import BatchNormMode
 from wavevit.training.detection_splits import DetectionSplits, generated_splits, open_detection
-from wavevit.training.detection_weights import load_detector_weights
+from wavevit.training.pyramid_settings import check_backbone, check_model_settings, try_out
+from wavevit.training.pyramid_weights import Family, load_pyramid_weights
 
 SHAPES = "shapes"
 
@@ -229,14 +229,12 @@ NARROW_HEADS: dict[str, dict[str, Any]] = {
         "ffn_channels": 256,
     },
 }
-_RESERVED_OPTIONS = {
-    "num_classes": "it follows from the data",
-    "pretrained": "use model.pretrained",
-    "drop_path_rate": "use model.drop_path_rate",
-    "batch_norm": "use model.batch_norm",
-    "frozen_stages": "use model.frozen_stages",
-    "grad_checkpointing": "use model.grad_checkpointing",
-}
+_FAMILY = Family(
+    task=TASK,
+    kind="detector",
+    is_official=is_official,
+    recognise=lambda state: recognise(state)[:2],
+)
 
 
 class DetectorSettings:
@@ -276,24 +274,17 @@ class DetectorSettings:
         options: dict[str, Any] | None = None,
     ) -> None:
         try:
-            parameters = inspect.signature(detector_class(detector)).parameters.values()
+            cls = detector_class(detector)
         except ValueError as error:
             raise ValueError(f"model.detector: {error}") from error
-        if weights is not None and not weights.is_file():
-            raise FileNotFoundError(f"model.weights names no file: {weights}")
-        if weights is not None and pretrained:
-            raise ValueError("give model.weights or model.pretrained, not both")
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f"model.drop_path_rate must be in [0, 1), got {drop_path_rate}")
-        known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-        for option in options or {}:
-            if option in _RESERVED_OPTIONS:
-                raise ValueError(f"model.options cannot set {option}: {_RESERVED_OPTIONS[option]}")
-            if option not in known:
-                raise ValueError(
-                    f"model.options: {detector} has no option {option!r}; it takes "
-                    f"{', '.join(known)}"
-                )
+        check_model_settings(
+            detector,
+            cls,
+            weights=weights,
+            pretrained=pretrained,
+            drop_path_rate=drop_path_rate,
+            options=options or {},
+        )
         self.detector = detector
         self.backbone = backbone
         self.weights = weights
@@ -304,7 +295,8 @@ class DetectorSettings:
         self.grad_checkpointing = grad_checkpointing
         narrow = NARROW_HEADS[detector] if heads == "narrow" else {}
         self.options = {**narrow, **(options or {})}
-        self.with_masks = bool(self.options.get("masks", "masks" in known))
+        may_have_masks = "masks" in inspect.signature(cls).parameters
+        self.with_masks = bool(self.options.get("masks", may_have_masks))
 
     def card(
         self, class_names: list[str], category_ids: list[int], data: DetectionData
@@ -319,8 +311,7 @@ class DetectorSettings:
         Raises:
             ValueError: timm has no such backbone.
         """
-        if ":" not in self.backbone and not timm.is_model(self.backbone):
-            create_model(self.backbone)  # raises, with near names
+        check_backbone(self.backbone)
         return DetectorCard(
             detector=self.detector,
             backbone=self.backbone,
@@ -353,22 +344,7 @@ class DetectorSettings:
             **card.options,
         )
         if self.weights is not None:
-            load_detector_weights(detector, card, self.weights)
-        _try_out(detector, card)
+            load_pyramid_weights(detector, card.detector, card.backbone, self.weights, _FAMILY)
+        name = f"{card.detector} on {card.backbone}"
+        try_out(detector, name, lambda: detector([torch.zeros(3, 64, 96)]))
         return detector
-
-
-@torch.no_grad()
-def _try_out(detector: nn.Module, card: DetectorCard) -> None:
-    """Finds out before the run whether the backbone takes images that are not square."""
-    was_training = detector.training
-    detector.eval()
-    try:
-        detector([torch.zeros(3, 64, 96)])
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{card.detector} on {card.backbone} cannot run on images of 64 x 96 pixels: {reason}; "
-            "choose another backbone, or check model.options"
-        ) from error
-    detector.train(was_training)

@@ -31,7 +31,7 @@ def write_samples(run: RunDirectory, task: ClassificationTask) -> None:
         stop=1,
         repeats=task.augment.repeats,
     )
-    view = TrainView(task.train_set, task.train_transform, task.label_maps)
+    view = TrainView(task.splits.train, task.train_transform, task.label_maps)
     samples = [view[request] for request in next(iter(sampler))]
     draw_samples(
         torch.stack([sample.image for sample in samples]),

@@ -5,7 +5,6 @@ Shape legend: B samples, N objects, H rows, W columns.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,15 +13,15 @@ from torch.utils.data import DataLoader, Dataset
 from wavevit.data.detection.dataset import DetectionSource
 from wavevit.data.detection.resize import Size
 from wavevit.data.detection.transforms import DetectionTransform
-from wavevit.data.images import UnreadableImageError
 from wavevit.data.loading import (
     batches_of,
-    collate_strictly,
+    eval_batches_of,
+    load_or_explain,
     load_or_replace,
     seeded,
     strict_batches,
 )
-from wavevit.data.samplers import EvalSampler, SampleRequest, TrainSampler
+from wavevit.data.samplers import SampleRequest, TrainSampler
 
 
 @dataclass
@@ -166,10 +165,9 @@ class DetectionEvalView(Dataset["DetectionItem | dict[str, str]"]):
         self.transform = transform
 
     def __getitem__(self, index: int) -> "DetectionItem | dict[str, str]":
-        try:
-            sample = self.dataset.load(index)
-        except UnreadableImageError as error:
-            return {self.dataset.sample_id(index): str(error)}
+        sample = load_or_explain(self.dataset, index)
+        if isinstance(sample, dict):
+            return sample
         moved = self.transform(sample)
         return DetectionItem(_without_surroundings(moved.image), moved.target(), index, sample.size)
 
@@ -232,11 +230,14 @@ def detection_eval_loader(
         pin_memory: Whether batches are copied to page-locked memory, for CUDA.
         timeout_s: Longest wait for a batch of the workers, seconds; 0 waits for ever.
     """
-    return batches_of(
+    return eval_batches_of(
         DetectionEvalView(dataset, transform),
-        EvalSampler(len(dataset), batch_size, rank=rank, num_processes=num_processes),
-        partial(collate_strictly, collate=collate_detections),
+        len(dataset),
+        collate_detections,
+        batch_size=batch_size,
         num_workers=num_workers,
+        rank=rank,
+        num_processes=num_processes,
         pin_memory=pin_memory,
         timeout_s=timeout_s,
     )

@@ -1,4 +1,4 @@
-"""Checkpoint files of mmdetection, read without running anything that is in them."""
+"""Checkpoint files of mmdetection and mmsegmentation, read without running what is in them."""
 
 import argparse
 import pickle
@@ -19,7 +19,7 @@ from wavevit.models.weights import read_checkpoint
 # Runs of mmengine keep logs of numpy arrays beside the weights, in classes of their own. The names
 # that they are pickled under are bound to `_Inert`, which does nothing.
 _UNUSED = re.compile(
-    r"^(?:mmengine|mmcv|mmdet|mmcls|mmpretrain|numpy)\.|^(?:builtins|__builtin__)\.getattr$"
+    r"^(?:mmengine|mmcv|mmdet|mmseg|mmcls|mmpretrain|numpy)\.|^(?:builtins|__builtin__)\.getattr$"
 )
 
 
@@ -30,12 +30,14 @@ class OfficialFile:
     Attributes:
         state: Weights by name, without wrappings.
         class_names: One name per label; empty where the file does not say.
+        palette: Red, green and blue of each class, 0..255; empty where the file does not say.
         config: Text of the configuration that was trained; empty where the file has none.
         copies: Entries that are a second copy of the weights, without an average's effect.
     """
 
     state: dict[str, Tensor]
     class_names: list[str] = field(default_factory=list)
+    palette: list[list[int]] = field(default_factory=list)
     config: str = ""
     copies: list[str] = field(default_factory=list)
 
@@ -68,21 +70,42 @@ def read_official(path: Path) -> OfficialFile:
     copies = [name for name in state if name in flat_names]
     return OfficialFile(
         {name: value for name, value in state.items() if name not in set(copies)},
-        _class_names(meta),
-        config if isinstance(config, str) else "",
-        copies,
+        class_names=_class_names(meta),
+        palette=_palette(meta),
+        config=config if isinstance(config, str) else "",
+        copies=copies,
     )
 
 
-def _class_names(meta: dict[str, Any]) -> list[str]:
+def _data_set(meta: dict[str, Any]) -> dict[str, Any]:
     dataset = meta.get("dataset_meta")
-    dataset = dataset if isinstance(dataset, dict) else {}
+    return dataset if isinstance(dataset, dict) else {}
+
+
+def _class_names(meta: dict[str, Any]) -> list[str]:
+    dataset = _data_set(meta)
     for names in (meta.get("CLASSES"), dataset.get("classes"), dataset.get("CLASSES")):
         if isinstance(names, str):  # of a single class
             return [names]
         if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
             return list(names)
     return []
+
+
+def _palette(meta: dict[str, Any]) -> list[list[int]]:
+    dataset = _data_set(meta)
+    for colours in (meta.get("PALETTE"), dataset.get("palette"), dataset.get("PALETTE")):
+        if isinstance(colours, list | tuple) and all(_is_colour(colour) for colour in colours):
+            return [list(colour) for colour in colours]
+    return []
+
+
+def _is_colour(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
+    )
 
 
 def _load(path: Path) -> Any:
