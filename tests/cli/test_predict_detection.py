@@ -245,13 +245,19 @@ def test_tiles(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     image = pixels_of(tmp_path / "wide.png")
     words = ("--tile", 64, "--overlap", 0.5, "--batch-size", 4, "--draw", tmp_path / "drawn")
-    assert run(checkpoint, tmp_path / "wide.png", *words) == 0
-    (record,) = lines(capsys)
-    tiled = TiledPredictor(DetectionPredictor.load(checkpoint), tile=64, overlap=0.5, batch_size=4)
-    found = tiled(image)
-    assert len(record["objects"]) == len(found) > 8  # more than one pass gives
-    boxes = [entry["box"] for entry in record["objects"]]
-    np.testing.assert_allclose(boxes, found.boxes_xyxy.numpy(), atol=0.006)
+    predictor = DetectionPredictor.load(checkpoint)
+    for whole in (None, True):
+        more = () if whole is None else ("--whole", "true", "--overwrite")
+        assert run(checkpoint, tmp_path / "wide.png", *words, *more) == 0
+        (record,) = lines(capsys)
+        tiled = TiledPredictor(predictor, tile=64, overlap=0.5, batch_size=4, with_whole=whole)
+        found = tiled(image)
+        assert len(record["objects"]) == len(found) > 8  # more than one pass gives
+        boxes = [entry["box"] for entry in record["objects"]]
+        np.testing.assert_allclose(boxes, found.boxes_xyxy.numpy(), atol=0.006)
+    assert "--whole goes with --tile" in refused(
+        capsys, checkpoint, tmp_path / "wide.png", "--whole", "false"
+    )
     with Image.open(tmp_path / "drawn" / "wide.png") as drawn:
         assert drawn.size == (260, 100)
 

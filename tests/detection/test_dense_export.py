@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, export
+from torch.export import Dim, ExportedProgram, export
 
 from wavevit.detection import create_detector
 
@@ -42,16 +42,34 @@ def network(name: str, backbone: str | nn.Module) -> nn.Module:
 
 
 def assert_exports(model: nn.Module) -> None:
+    program = exported(model, 160, 192)
+    for shape in ((1, 3, 256, 160), (3, 3, 160, 320)):
+        other = torch.rand(shape)
+        torch.testing.assert_close(program.module()(other), model(other))
+
+
+def exported(model: nn.Module, height: int, width: int) -> ExportedProgram:
+    """A program for any batch and sides, as far as it can be had from an image of this size."""
     sides = {0: Dim("batch", min=1, max=16)}
     sides |= {2 + i: 32 * Dim(side, min=2, max=40) for i, side in enumerate(("rows", "columns"))}
-    program = export(model, (torch.rand(2, 3, 128, 160),), dynamic_shapes={"images": sides})
-    other = torch.rand(1, 3, 96, 224)
-    torch.testing.assert_close(program.module()(other), model(other))
+    return export(model, (torch.rand(2, 3, height, width),), dynamic_shapes={"images": sides})
 
 
 @pytest.mark.parametrize("name", DENSE)
 def test_one_exported_program_serves_every_batch_and_size(name: str) -> None:
     assert_exports(network(name, TinyPyramid()))
+
+
+@pytest.mark.parametrize(
+    ("example", "refused"), [((160, 192), (128, 160)), ((128, 160), (160, 160))]
+)
+def test_sides_of_128_pixels_and_of_more_need_programs_of_their_own(
+    example: tuple[int, int], refused: tuple[int, int]
+) -> None:
+    """The coarsest level's stride is 128; torch.export takes a side of one cell for a constant."""
+    program = exported(network("gfl", TinyPyramid()), *example).module()
+    with pytest.raises((AssertionError, RuntimeError), match="Guard failed"):
+        program(torch.rand(1, 3, *refused))
 
 
 @pytest.mark.parametrize("name", DENSE)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavevit.data.detection.loader import to_unit_range
 from wavevit.data.detection.resize import (
@@ -136,6 +136,82 @@ def test_a_picture_that_gives_nan_says_so_and_the_others_are_found(
     assert [each.is_finite for each in found] == [False, True, True, True]
     assert all(len(each) for each in found[1:])
     assert not predictor.detector.network._forward_hooks
+
+
+SMALL = {
+    "retinanet": {"head_channels": 16, "num_tower_convs": 1},
+    "atss": {"head_channels": 16, "num_tower_convs": 1},
+    "gfl": {"head_channels": 16, "num_tower_convs": 1},
+    "mask_rcnn": {"fc_channels": 16, "num_mask_convs": 1, "mask_channels": 16},
+    "cascade_mask_rcnn": {
+        "fc_channels": 16,
+        "num_box_convs": 1,
+        "box_channels": 16,
+        "num_mask_convs": 1,
+        "mask_channels": 16,
+    },
+    "sparse_rcnn": {"num_proposals": 5, "num_stages": 2, "ffn_channels": 16, "inner_channels": 4},
+}
+
+
+def predictor_of(name: str) -> DetectionPredictor:
+    options = SMALL[name] | {"fpn_channels": 16, "detections_per_image": 5}
+    if name != "sparse_rcnn":
+        options["score_threshold"] = 0.0
+    torch.manual_seed(0)
+    card = DetectorCard(
+        name, "wavevit_test", options, ["a", "b"], [1, 2], short_edge=64, long_edge=64
+    )
+    return DetectionPredictor(card.build(), card)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_nan_of_any_head_is_known(name: str) -> None:
+    predictor = predictor_of(name)
+    detector = predictor.detector
+    heads: list[nn.Module] = []
+    for child in detector.children():
+        heads += child if isinstance(child, nn.ModuleList) else [child]
+    heads = [head for head in heads if next(head.parameters(), None) is not None]
+    assert len(heads) == {"mask_rcnn": 3, "cascade_mask_rcnn": 7, "sparse_rcnn": 4}.get(name, 1)
+    image = torch.rand(3, 64, 64)
+    assert predictor([image])[0].is_finite
+    for head in heads:
+        parameter = next(head.parameters())
+        kept = parameter.detach().clone()
+        parameter.data.fill_(torch.nan)
+        assert not predictor([image])[0].is_finite
+        parameter.data.copy_(kept)
+    assert predictor([image])[0].is_finite
+    assert not any(module._forward_hooks for module in detector.modules())
+
+
+def test_nan_of_a_head_is_that_of_its_image() -> None:
+    predictor = predictor_of("cascade_mask_rcnn")
+    head = predictor.detector.box_heads[1]
+
+    def overflow(module: nn.Module, pooled: object, outputs: tuple[Tensor, Tensor]) -> None:
+        # A region of the last image: regions are image after image.
+        outputs[1][-1, 0, 0] = torch.inf
+
+    head.register_forward_hook(overflow)
+    found = predictor([torch.rand(3, 64, 64) for _ in range(3)])
+    assert [each.is_finite for each in found] == [True, True, False]
+
+
+def test_boxes_of_which_nothing_is_in_the_picture_are_left_out() -> None:
+    predictor = predictor_of("sparse_rcnn")
+
+    def beside(module: nn.Module, images: object, detections: list[dict[str, Tensor]]) -> None:
+        boxes = [[-9.0, 5, -1, 9], [-5, 5, 9, 9], [70, 0, 90, 9], [5, 5, 9, 5], [3, 3, 3.5, 80]]
+        detections[0]["boxes"] = torch.tensor(boxes)
+        detections[0]["scores"] = torch.linspace(0.9, 0.5, 5)
+
+    predictor.detector.register_forward_hook(beside)
+    [found] = predictor([torch.rand(3, 128, 128)])
+    assert found.boxes_xyxy.tolist() == [[0, 10, 18, 18], [6, 6, 7, 128]]
+    torch.testing.assert_close(found.scores, torch.tensor([0.8, 0.5]))
+    assert len(found.labels) == 2
 
 
 def test_pictures_without_any_object(detector: Detector, images: list[Tensor]) -> None:

@@ -1,11 +1,14 @@
 """The heads on pooled regions: shapes, initial values, targets and losses."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import roi_align
 
+from wavevit.detection import mask_head
 from wavevit.detection.box_coder import DeltaBoxCoder
 from wavevit.detection.box_head import BoxHead
 from wavevit.detection.dynamic_head import DynamicConv, DynamicHead
@@ -66,6 +69,27 @@ def test_mask_targets_are_the_mask_seen_through_the_box() -> None:
     assert found[2].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
     assert not found[3].any()
     assert mask_targets(masks, torch.zeros(0, 4), torch.zeros(0).long(), 28).shape == (0, 28, 28)
+
+
+def test_mask_targets_of_crowded_images_are_made_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    masks = (torch.rand(9, 40, 50) > 0.5).to(torch.uint8)
+    boxes = torch.cat([torch.rand(20, 2) * 20, 20 + torch.rand(20, 2) * 20], dim=1)
+    of_region = torch.randint(1, 9, (20,))
+    expected = mask_targets(masks, boxes, of_region, 14)
+    most: list[int] = []
+
+    def counted(floats: Tensor, *arguments: Any) -> Tensor:
+        most.append(len(floats))
+        return roi_align(floats, *arguments)
+
+    monkeypatch.setattr(mask_head, "roi_align", counted)
+    monkeypatch.setattr(mask_head, "_FLOAT_MASK_BYTES", 3 * 4 * 40 * 50)
+    assert torch.equal(mask_targets(masks, boxes, of_region, 14), expected)
+    assert len(most) > 1
+    assert max(most) == 3
 
 
 def sample(boxes: Tensor, labels: list[int], gt_index: list[int]) -> RegionSample:

@@ -153,6 +153,43 @@ def test_neighbours_of_one_class_and_objects_within_others_stay_apart() -> None:
     assert_found(tiled(coordinates(420, 820)), detector)
 
 
+def test_what_goes_on_where_the_other_ends_is_another_object() -> None:
+    windows = [Window(0, left, 100, 100) for left in (0, 60, 120)]
+
+    def merged(end: float) -> list[list[float]]:
+        boxes = [[], [[60.0, 10, end, 40]], [[120.0, 10, 200, 40]]]
+        parts = [
+            FoundObjects(
+                (100, 220),
+                torch.tensor(rows).view(-1, 4),
+                torch.zeros(len(rows)).long(),
+                torch.full((len(rows),), 0.9),
+            )
+            for rows in boxes
+        ]
+        return sorted(merge_tiles(parts, windows).boxes_xyxy.tolist())
+
+    # Both tiles see most of [120, 160] covered; only a box that is cut there can go on.
+    assert merged(160) == [[60, 10, 200, 40]]
+    assert merged(145) == [[60, 10, 145, 40], [120, 10, 200, 40]]
+
+
+@pytest.mark.parametrize(
+    ("with_whole", "width", "times"), [(None, 512, 1), (None, 513, 0), (True, 513, 1)]
+)
+def test_the_whole_is_looked_at_where_it_is_hardly_shrunk(
+    with_whole: bool | None, width: int, times: int
+) -> None:
+    looked_at: list[tuple[int, ...]] = []
+
+    def look(images: Sequence[Tensor]) -> list[FoundObjects]:
+        looked_at.extend(tuple(image.shape[1:]) for image in images)
+        return PerfectDetector((300, width), [])(images)
+
+    TiledPredictor(look, tile=256, with_whole=with_whole)(coordinates(300, width))
+    assert looked_at.count((300, width)) == times
+
+
 def test_a_part_goes_where_the_whole_is_seen_however_certain_the_part() -> None:
     windows = [Window(0, 0, 100, 100), Window(0, 60, 100, 100)]
     left = FoundObjects(

@@ -1,10 +1,12 @@
 """Frames, names and masks are where they belong, and legible on any background."""
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from wavevit.pictures.curves import draw_curves
 from wavevit.pictures.detection import DrawnObjects, class_color, draw_objects
@@ -14,6 +16,7 @@ from wavevit.pictures.detection_grids import (
     draw_detection_samples,
 )
 from wavevit.pictures.precision_recall import draw_precision_recall
+from wavevit.pictures.style import fitting_with_ending, font_for
 
 BACKGROUNDS = {
     "white": (255, 255, 255),
@@ -102,6 +105,47 @@ def test_names_do_not_cover_each_other_where_there_is_room() -> None:
         assert is_plate.any(axis=1).sum() >= 14  # rows: the height of a plate
 
 
+def test_names_in_a_crowd_are_left_out_before_they_hide_objects() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 220, (60, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(20, 60, (60, 2))], axis=1)
+    boxes = boxes.clip(0, 256).astype(np.float32)
+    names, scores = ("cell",), rng.random(60)
+    thing = DrawnObjects(boxes, np.zeros(60, int), names, scores)
+    plates: list[tuple[float, ...]] = []
+    fills: list[object] = []
+
+    class Recorder(ImageDraw.ImageDraw):
+        def rectangle(self, xy: Any, fill: Any = None, *more: Any, **options: Any) -> None:
+            if fill is not None:
+                plates.append(tuple(xy))
+                fills.append(fill)
+            super().rectangle(xy, fill, *more, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageDraw, "Draw", Recorder)
+        draw_objects(Image.new("RGB", (256, 256)), thing, letters=11)
+    assert 5 < len(plates) < 60
+    assert fills[0] == class_color(int(scores.argmax()))  # the most certain one has its name
+    hidden = np.zeros(60)
+    for plate in plates:
+        sides = np.minimum(boxes[:, 2:], plate[2:]) - np.maximum(boxes[:, :2], plate[:2])
+        hidden += sides.clip(0).prod(axis=1)
+    assert (hidden <= 0.5 * (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)).all()
+    for a, b in itertools.combinations(plates, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+def test_of_a_long_caption_the_name_is_shortened_and_not_the_counts() -> None:
+    counts = ": 12 right, 3 wrong, 4 missed"
+    line = fitting_with_ending("images/val/" + "x" * 100, counts, 12, 300)
+    assert line.startswith("images/")
+    assert "…" in line
+    assert line.endswith("x" + counts)
+    assert font_for(line, 12).getlength(line) <= 300
+    assert fitting_with_ending("a.png", counts, 12, 300) == "a.png" + counts
+
+
 @pytest.mark.parametrize(
     "box", [[-50, -50, 500, 500], [0, 0, 1, 1], [63, 63, 64, 64], [10, 10, 10.2, 10.1]]
 )
@@ -133,7 +177,9 @@ def test_grids_take_pictures_of_any_shape(tmp_path: Path) -> None:
     of_wide, of_tall = objects([[5, 5, 800, 90]], masks=masks), objects([])
     draw_detection_samples([(wide, of_wide), (tall, of_tall)] * 4, tmp_path / "samples.png")
     samples = picture(tmp_path / "samples.png")
-    example = DetectionExample(wide, of_wide, of_wide, "shapes/val/000001: " + "long " * 60)
+    example = DetectionExample(
+        wide, of_wide, of_wide, "shapes/val/000001 " + "long " * 60, "3 right"
+    )
     sections = [("Hard ones", []), ("Others", [example] * 3)]
     draw_detection_predictions(sections, tmp_path / "predictions.png")
     predictions = picture(tmp_path / "predictions.png")

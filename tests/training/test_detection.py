@@ -88,7 +88,8 @@ class Oracle(nn.Module):
         for index in range(len(task.val_set)):
             target = transform(task.val_set.load(index)).target()
             target["scores"] = torch.ones(len(target["labels"]))
-            target["masks"] = target["masks"].float()
+            if "masks" in target:
+                target["masks"] = target["masks"].float()
             yield target
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
@@ -112,7 +113,7 @@ def test_what_is_right_in_the_resized_image_is_right_in_the_stored_one(
         task.val_set, task.metrics.rows() if task.metrics else [], task.result.box
     )
     assert len(hardest) == 0
-    captions = {example.caption for example in others}
+    captions = {f"{example.name}: {example.caption}" for example in others}
     assert "images/val/0.png: 3 right, 0 wrong, 0 missed" in captions
 
 
@@ -128,8 +129,37 @@ def test_mistakes_are_counted_and_come_first(shapes_folder: Path, fabric: Fabric
     (_, hardest), (_, others) = choose_detection_examples(
         task.val_set, task.metrics.rows(), task.result.box
     )
-    assert [e.caption for e in hardest] == ["images/val/0.png: 2 right, 1 wrong, 1 missed"]
-    assert [e.caption for e in others] == ["images/val/2.png: 1 right, 0 wrong, 0 missed"]
+    assert [(e.name, e.caption) for e in hardest] == [
+        ("images/val/0.png", "2 right, 1 wrong, 1 missed")
+    ]
+    assert [(e.name, e.caption) for e in others] == [
+        ("images/val/2.png", "1 right, 0 wrong, 0 missed")
+    ]
+
+
+def test_right_detections_are_drawn_before_wrong_ones_of_higher_scores(
+    shapes_folder: Path, fabric: Fabric
+) -> None:
+    task = make_task(shapes_folder, detector="gfl")
+    oracle = Oracle(task)
+    answers = list(oracle.answers)
+    first = answers[0]
+    num_right = len(first["labels"])
+    first["boxes"] = torch.cat([torch.tensor([[0.0, 0, 3, 3]]).repeat(40, 1), first["boxes"]])
+    first["labels"] = torch.cat([first["labels"][:1].repeat(40), first["labels"]])
+    first["scores"] = torch.cat([torch.full((40,), 1.0), torch.full((num_right,), 0.9)])
+    oracle.answers = iter(answers)
+    task.evaluate(fabric, oracle)
+    assert task.result is not None
+    assert task.metrics is not None
+    (_, hardest), _ = choose_detection_examples(task.val_set, task.metrics.rows(), task.result.box)
+    assert hardest[0].caption == "3 right, 40 wrong, 0 missed (of those found, 24 are drawn)"
+    assert len(hardest[0].found) == 24
+    np.testing.assert_allclose(
+        np.sort(hardest[0].found.boxes_xyxy[:num_right], axis=0),
+        np.sort(hardest[0].truth.boxes_xyxy, axis=0),
+        atol=0.01,
+    )
 
 
 def test_best_f1_is_where_precision_and_recall_are_both_high() -> None:

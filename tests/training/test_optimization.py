@@ -73,6 +73,16 @@ def test_a_cosine_takes_a_warm_up_in_steps_from_a_factor() -> None:
     assert values[:11:5] == [pytest.approx(v, abs=0.03) for v in (0.5, 0.75, 1.0)]
 
 
+def test_the_warm_up_goes_with_the_epochs_unless_it_is_given() -> None:
+    assert Optimization().warmup_epochs == 5
+    assert Optimization(epochs=300).warmup_epochs == 5
+    assert Optimization(epochs=3).warmup_epochs == pytest.approx(0.3)
+    assert Optimization(epochs=3, warmup_epochs=0).warmup_epochs == 0
+    values = rates(Optimization(lr=1.0, epochs=3, warmup_lr=0.0), 20, 7)
+    assert values[3] == pytest.approx(0.5)
+    assert values[6] == pytest.approx(max(values))
+
+
 def decayed(no_decay: list[str] | None) -> set[str]:
     """Names of the parameters with weight decay."""
     model = timm.create_model("wavevit_test")

@@ -75,7 +75,12 @@ class Finder:
 
 
 def make_finder(
-    predictor: DetectionPredictor, *, tile: int | None, overlap: float, batch_size: int
+    predictor: DetectionPredictor,
+    *,
+    tile: int | None,
+    overlap: float,
+    batch_size: int,
+    whole: bool | None = None,
 ) -> Finder:
     """The way to look at pictures.
 
@@ -84,10 +89,13 @@ def make_finder(
         tile: Side of tiles in pixels; None looks at whole pictures.
         overlap: Share that a tile has in common with the next one.
         batch_size: Pictures, or tiles, at once.
+        whole: Whether pictures in tiles are looked at as a whole, too; None as in `TiledPredictor`.
 
     Raises:
-        ValueError: Numbers out of range.
+        ValueError: Numbers out of range, or `whole` without tiles.
     """
+    if tile is None and whole is not None:
+        raise ValueError("--whole goes with --tile: without it, images are looked at as a whole")
     if tile is None:
         return Finder(
             predictor.prepare,
@@ -96,7 +104,9 @@ def make_finder(
             ahead=2 * batch_size,
             advice="lower --batch-size, or take --precision bf16",
         )
-    tiled = TiledPredictor(predictor, tile=tile, overlap=overlap, batch_size=batch_size)
+    tiled = TiledPredictor(
+        predictor, tile=tile, overlap=overlap, batch_size=batch_size, with_whole=whole
+    )
     return Finder(
         # Resized tile by tile.
         lambda image: PreparedImage(image, (image.shape[1], image.shape[2])),

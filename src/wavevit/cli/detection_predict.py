@@ -30,6 +30,7 @@ def predict_objects(
     score_threshold: float = 0.3,
     tile: int | None = None,
     overlap: float = 0.25,
+    whole: bool | None = None,
     annotations: Path | None = None,
     max_frames: int | None = None,
 ) -> int:
@@ -58,6 +59,8 @@ def predict_objects(
             whole images. Each tile is resized as an image would be.
         overlap: Share of its side that a tile has in common with the next, in [0, 0.9]; objects up
             to that size are whole in some tile.
+        whole: Look at the whole image, too, for objects larger than a tile; null does so where its
+            longer side is at most two tiles.
         annotations: COCO file with the ids of the images, by their names, and of the categories,
             for a .json output. Without it images are numbered, and a table stands beside.
         max_frames: Frames of each video to look at, from its start; null takes all.
@@ -93,7 +96,7 @@ def predict_objects(
     )
     card = predictor.card
     work = Work(
-        make_finder(predictor, tile=tile, overlap=overlap, batch_size=batch_size),
+        make_finder(predictor, tile=tile, overlap=overlap, batch_size=batch_size, whole=whole),
         ObjectPainter(card.class_names, tile),
         open_writer(
             output,

@@ -18,6 +18,13 @@ from wavevit.detection.fpn import FPN
 from wavevit.detection.losses import giou_loss
 from wavevit.detection.mask_head import MaskHead, add_masks, mask_loss
 from wavevit.detection.max_iou_assigner import MaxIoUAssigner
+from wavevit.detection.option_checks import (
+    check_all_positive,
+    check_positive,
+    check_share,
+    check_switch,
+    check_whole,
+)
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.proposal_sampler import RandomSampler
 from wavevit.detection.regions import (
@@ -85,7 +92,7 @@ class CascadeMaskRCNN(Detector):
         detections_per_image: Most detections of an image.
 
     Raises:
-        ValueError: No stage.
+        ValueError: No stage, or an option out of range.
     """
 
     def __init__(
@@ -109,10 +116,20 @@ class CascadeMaskRCNN(Detector):
         nms_threshold: float = 0.5,
         detections_per_image: int = 100,
     ) -> None:
+        check_switch(masks=masks)
+        check_whole(1, fpn_channels=fpn_channels, fc_channels=fc_channels)
+        check_whole(0, num_mask_convs=num_mask_convs)
+        check_whole(1, mask_channels=mask_channels)
+        check_whole(1, num_anchor_samples=num_anchor_samples)
+        check_whole(1, num_region_samples=num_region_samples)
+        check_whole(1, num_proposals_train=num_proposals_train)
+        check_whole(1, num_proposals_test=num_proposals_test)
+        check_share(score_threshold=score_threshold, nms_threshold=nms_threshold)
+        check_whole(1, detections_per_image=detections_per_image)
+        check_whole(0, num_box_convs=num_box_convs)
+        check_whole(1, box_channels=box_channels)
         super().__init__(num_classes, Preprocess(backbone.mean, backbone.std), with_masks=masks)
-        if not stages:
-            raise ValueError("a cascade needs at least 1 stage, got none")
-        self.stages = tuple(stages)
+        self.stages = stages = _checked_stages(stages)
         neck = FPN(backbone.channels, fpn_channels, num_levels=5, extra_levels="max_pool")
         self.proposer = RegionProposer(
             (*backbone.strides, 2 * backbone.strides[-1]),
@@ -238,7 +255,6 @@ class CascadeMaskRCNN(Detector):
         per_image = boxes.split([len(b) for b in boxes_per_image])
         return [clip_boxes_to_image(b, size) for b, size in zip(per_image, sizes, strict=True)]
 
-    @torch.no_grad()
     def detect(self, batch: ImageBatch) -> list[Detection]:
         """Detections of every image, in its own pixels.
 
@@ -282,3 +298,22 @@ class CascadeMaskRCNN(Detector):
         if self.with_masks:
             add_masks(detections, self.mask_heads, self.mask_pooling, features_per_level, sizes)
         return detections
+
+
+def _checked_stages(stages: object) -> tuple[CascadeStage, ...]:
+    """Stages from a configuration or a model file too, where they are lists."""
+    rows = list(stages) if isinstance(stages, list | tuple) else []
+    if not rows:
+        raise ValueError(f"the option stages must be a list of at least 1 stage, got {stages!r}")
+    for row in rows:
+        if not isinstance(row, list | tuple) or len(row) != 3:
+            raise ValueError(
+                f"the option stages must have [iou, loss_weight, stds] of each stage, got {row!r}"
+            )
+        iou, loss_weight, stds = row
+        check_share(**{"stages, iou": iou})
+        check_positive(**{"stages, loss_weight": loss_weight})
+        check_all_positive(**{"stages, stds": stds})
+        if len(stds) != 4:
+            raise ValueError(f"the option stages must have 4 stds of each stage, got {stds!r}")
+    return tuple(CascadeStage(iou, weight, tuple(stds)) for iou, weight, stds in rows)

@@ -24,6 +24,7 @@ from wavevit.detection.losses import (
     paired_iou,
     quality_focal_loss,
 )
+from wavevit.detection.option_checks import check_positive, check_share, check_whole
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.targets import Target
 from wavevit.models.pyramid_backbone import PyramidBackbone
@@ -97,6 +98,9 @@ class GFL(Detector):
         nms_threshold: Of two detections of a class that overlap more, the better one stays.
         candidates_per_level: Most detections of a level before NMS.
         detections_per_image: Most detections of an image.
+
+    Raises:
+        ValueError: An option out of range.
     """
 
     def __init__(
@@ -116,6 +120,13 @@ class GFL(Detector):
         detections_per_image: int = 100,
     ) -> None:
         super().__init__(num_classes, Preprocess(backbone.mean, backbone.std))
+        check_whole(1, fpn_channels=fpn_channels, head_channels=head_channels)
+        check_whole(0, num_tower_convs=num_tower_convs)
+        check_whole(1, max_distance=max_distance, candidate_anchors=candidate_anchors)
+        check_positive(anchor_scale=anchor_scale)
+        check_share(score_threshold=score_threshold, nms_threshold=nms_threshold)
+        check_whole(1, candidates_per_level=candidates_per_level)
+        check_whole(1, detections_per_image=detections_per_image)
         self.max_distance = max_distance
         self.anchors = AnchorGenerator(STRIDES, (anchor_scale,), (1.0,))
         self.network = PyramidNetwork(

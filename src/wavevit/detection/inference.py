@@ -5,11 +5,10 @@ one.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from wavevit.detection.card import DetectorCard, load_detector
 from wavevit.detection.detector import Detection, Detector
+from wavevit.detection.finite_outputs import finite_outputs
 from wavevit.detection.object_mask import ObjectMask
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -40,7 +40,7 @@ class FoundObjects:
         labels: int64 ``(N,)`` in 0..num_classes-1.
         scores: float32 ``(N,)`` in [0, 1].
         masks: N masks, or None of a detector without masks.
-        is_finite: False where the network gave NaN or infinity: then nothing is known.
+        is_finite: False where a layer gave NaN or infinity: then nothing is known.
     """
 
     size: Size
@@ -182,7 +182,7 @@ class DetectionPredictor:
         ]
 
     def detect(self, images: Sequence[Tensor]) -> tuple[list[Detection], list[bool]]:
-        """What the detector says of pictures of its size, and whether its maps were finite.
+        """What the detector says of pictures of its size, and whether all in it was finite.
 
         The kernels are the same at every call: no benchmarking, no TF32, no non-deterministic ones.
 
@@ -197,23 +197,28 @@ class DetectionPredictor:
                 enabled=True, benchmark=False, deterministic=True, allow_tf32=False
             ),
             torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32"),
-            _finite_maps(self.detector) as is_finite,
+            finite_outputs(self.detector) as watch,
         ):
             detections: list[Detection] = self.detector(moved)
-        return detections, is_finite
+        return detections, watch.per_image()
 
     def _restored(
         self, detection: Detection, image: PreparedImage, is_finite: bool
     ) -> FoundObjects:
         """The objects above the threshold, in the pixels of the picture."""
-        # A NaN score of a network that gave some is not above any threshold.
-        chosen = (detection["scores"] >= self.score_threshold).nonzero().flatten()
         size = image.pixels.shape[-2], image.pixels.shape[-1]
         H, W = image.original_size
         limits = torch.tensor([W, H, W, H], dtype=torch.float32)
         scales = limits / torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
-        boxes = detection["boxes"][chosen].float().cpu() * scales
+        boxes = detection["boxes"].float().cpu() * scales
         boxes = torch.minimum(boxes.clamp(min=0), limits)
+        # Of a box beside the picture, as Sparse R-CNN may give one, nothing is left. Evaluation
+        # keeps it: there it counts as a wrong detection, as officially. A NaN score of a network
+        # that gave some is not above any threshold.
+        is_visible = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        is_sure = (detection["scores"] >= self.score_threshold).cpu()
+        chosen = (is_visible & is_sure).nonzero().flatten()
+        boxes = boxes[chosen]
         masks = None
         if "masks" in detection:
             masks = tuple(
@@ -223,8 +228,8 @@ class DetectionPredictor:
         return FoundObjects(
             image.original_size,
             boxes,
-            detection["labels"][chosen].cpu(),
-            detection["scores"][chosen].float().cpu(),
+            detection["labels"].cpu()[chosen],
+            detection["scores"].cpu()[chosen].float(),
             masks,
             is_finite,
         )
@@ -276,31 +281,6 @@ def _to_unit_range(image: Tensor) -> Tensor:
     if image.is_floating_point():
         return image.float()
     return image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-
-
-@contextmanager
-def _finite_maps(detector: Detector) -> Iterator[list[bool]]:
-    """Inside, a list that gets, for each picture of a batch, whether the network's maps are finite.
-
-    Detections do not tell: a score of NaN is above no threshold, and the picture would look empty.
-    """
-    is_finite: list[bool] = []
-
-    def look(module: object, args: object, outputs: Any) -> None:
-        sums = [m.sum(dim=tuple(range(1, m.ndim)), dtype=torch.float32) for m in _tensors(outputs)]
-        is_finite.extend(torch.stack(sums).isfinite().all(dim=0).tolist())
-
-    handle = detector.network.register_forward_hook(look)
-    try:
-        yield is_finite
-    finally:
-        handle.remove()
-
-
-def _tensors(nested: Any) -> list[Tensor]:
-    if isinstance(nested, Tensor):
-        return [nested]
-    return [tensor for part in nested for tensor in _tensors(part)]
 
 
 def _restored_mask(

@@ -17,6 +17,8 @@ from wavevit.detection.regions import RegionSample
 from wavevit.detection.roi_pooling import RoIPooling, join_regions
 from wavevit.detection.targets import Target
 
+_FLOAT_MASK_BYTES = 64 * 2**20  # of ground-truth masks that are float at once
+
 
 class MaskHead(nn.Module):
     """Four 3x3 convolutions, one upsampling, one logit a class.
@@ -82,11 +84,18 @@ def mask_targets(masks: Tensor, boxes_xyxy: Tensor, gt_index: Tensor, mask_size:
     H, W = masks.shape[1:]
     limit = boxes_xyxy.new_tensor([W, H, W, H], dtype=torch.float32)
     boxes = torch.minimum(boxes_xyxy.float().clamp(min=0), limit)
-    # Only masks that some region asks for become float, once each.
+    # Only masks that some region asks for become float, once each and few at a time: those of a
+    # crowded image would be gigabytes.
     used, index = torch.unique(gt_index, return_inverse=True)
-    regions = torch.cat([index[:, None].to(boxes.dtype), boxes], dim=1)
-    covered = roi_align(masks[used, None].float(), regions, mask_size, 1.0, 0, True)
-    return (covered[:, 0] >= 0.5).float()
+    count = max(_FLOAT_MASK_BYTES // (4 * H * W), 1)
+    covered = boxes.new_empty(len(boxes), mask_size, mask_size)
+    for start in range(0, len(used), count):
+        chosen = (index // count == start // count).nonzero().flatten()
+        of_chunk = index[chosen, None] - start
+        regions = torch.cat([of_chunk.to(boxes.dtype), boxes[chosen]], dim=1)
+        part = masks[used[start : start + count], None].float()
+        covered[chosen] = roi_align(part, regions, mask_size, 1.0, 0, True)[:, 0]
+    return (covered >= 0.5).float()
 
 
 def mask_loss(

@@ -6,7 +6,6 @@ the batch, K classes.
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from wavevit.detection.detector import Detection, Detector
 from wavevit.detection.fpn import FPN
 from wavevit.detection.mask_head import MaskHead, add_masks, mask_loss
 from wavevit.detection.max_iou_assigner import MaxIoUAssigner
+from wavevit.detection.option_checks import check_share, check_switch, check_whole
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.proposal_sampler import RandomSampler
 from wavevit.detection.regions import (
@@ -60,6 +60,9 @@ class MaskRCNN(Detector):
         score_threshold: Detections up to this class probability are dropped.
         nms_threshold: Of two detections of a class that overlap more, the better one stays.
         detections_per_image: Most detections of an image.
+
+    Raises:
+        ValueError: An option out of range.
     """
 
     def __init__(
@@ -80,6 +83,16 @@ class MaskRCNN(Detector):
         nms_threshold: float = 0.5,
         detections_per_image: int = 100,
     ) -> None:
+        check_switch(masks=masks)
+        check_whole(1, fpn_channels=fpn_channels, fc_channels=fc_channels)
+        check_whole(0, num_mask_convs=num_mask_convs)
+        check_whole(1, mask_channels=mask_channels)
+        check_whole(1, num_anchor_samples=num_anchor_samples)
+        check_whole(1, num_region_samples=num_region_samples)
+        check_whole(1, num_proposals_train=num_proposals_train)
+        check_whole(1, num_proposals_test=num_proposals_test)
+        check_share(score_threshold=score_threshold, nms_threshold=nms_threshold)
+        check_whole(1, detections_per_image=detections_per_image)
         super().__init__(num_classes, Preprocess(backbone.mean, backbone.std), with_masks=masks)
         neck = FPN(backbone.channels, fpn_channels, num_levels=5, extra_levels="max_pool")
         self.proposer = RegionProposer(
@@ -156,7 +169,6 @@ class MaskRCNN(Detector):
             )
         return losses
 
-    @torch.no_grad()
     def detect(self, batch: ImageBatch) -> list[Detection]:
         """Detections of every image, in its own pixels.
 

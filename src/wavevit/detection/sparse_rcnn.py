@@ -18,6 +18,7 @@ from wavevit.detection.dynamic_head import DynamicHead
 from wavevit.detection.fpn import FPN
 from wavevit.detection.hungarian import HungarianMatcher, Matching
 from wavevit.detection.losses import giou_loss, mean_over_processes
+from wavevit.detection.option_checks import check_share, check_whole
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.roi_pooling import RoIPooling, join_regions
 from wavevit.detection.targets import Target
@@ -91,7 +92,9 @@ class LearnedProposals(nn.Module):
 class SparseRCNN(Detector):
     """Learned boxes and features, refined stage by stage; each ground truth takes one of them.
 
-    As published, boxes are not clipped to the image.
+    As published, boxes are not clipped to the image: they may reach over its border, or lie beside
+    it. Evaluation and `DetectionPredictor` clip them; the latter leaves out those of which nothing
+    is left.
 
     Losses of each stage i: "loss_cls_i", "loss_box_i" (L1), "loss_giou_i".
 
@@ -108,7 +111,7 @@ class SparseRCNN(Detector):
         detections_per_image: Best pairs of box and class of an image that are detections.
 
     Raises:
-        ValueError: No proposal or no stage.
+        ValueError: An option out of range.
     """
 
     def __init__(
@@ -126,10 +129,15 @@ class SparseRCNN(Detector):
         detections_per_image: int = 300,
     ) -> None:
         super().__init__(num_classes, Preprocess(backbone.mean, backbone.std))
-        if num_proposals < 1 or num_stages < 1:
+        check_whole(1, fpn_channels=fpn_channels, num_heads=num_heads)
+        check_whole(1, num_proposals=num_proposals, num_stages=num_stages)
+        check_whole(1, inner_channels=inner_channels, ffn_channels=ffn_channels)
+        check_share(dropout=dropout)
+        check_whole(1, detections_per_image=detections_per_image)
+        if fpn_channels % num_heads:
             raise ValueError(
-                "Sparse R-CNN needs at least 1 proposal and 1 stage, "
-                f"got {num_proposals} and {num_stages}"
+                f"the option fpn_channels must be a multiple of num_heads, {num_heads}, got "
+                f"{fpn_channels}"
             )
         self.detections_per_image = detections_per_image
         neck = FPN(backbone.channels, fpn_channels, num_levels=4, extra_levels="none")
@@ -215,7 +223,6 @@ class SparseRCNN(Detector):
         B = len(targets)
         return [flat[i * B : (i + 1) * B] for i in range(len(outputs))]
 
-    @torch.no_grad()
     def detect(self, batch: ImageBatch) -> list[Detection]:
         """Detections of every image, in its own pixels.
 

@@ -27,6 +27,11 @@ Predict = Callable[[Sequence[Tensor]], list[FoundObjects]]
 # A box that ends within this share of a tile's side from the tile's border is taken for cut by it.
 _BORDER_SHARE = 0.01
 _MIN_BORDER = 2.0  # pixels
+# Detectors resize tiles and whole pictures to about one size: so much smaller objects may get.
+_MOST_SHRUNK = 2
+# Where a box is not cut it ends: another part of the object reaches no further than by this share
+# of the tile's side.
+_END_SHARE = 0.1
 # So much of a cut box in a whole one, or of what two tiles see of two cut ones, is the same object.
 _SAME = 0.5
 # A whole box replaces a cut one only if it is not much less certain.
@@ -64,7 +69,11 @@ class TiledPredictor:
             Objects up to that size are whole in some tile.
         batch_size: Tiles at once.
         nms_threshold: Of two objects of a class whose boxes overlap more, the more certain stays.
-        with_whole: Whether the whole picture is looked at too, for objects larger than a tile.
+        with_whole: Whether the whole picture is looked at too, for objects larger than a tile. None
+            does so where its longer side is at most twice a tile's: its objects are then no smaller
+            than half of what they are in tiles, an octave at most. Further down, where groups of
+            objects have the size of one, large false ones outweigh the large true ones, and these
+            are put together from tiles anyway.
 
     Raises:
         ValueError: A number out of range.
@@ -78,7 +87,7 @@ class TiledPredictor:
         overlap: float = 0.25,
         batch_size: int = 1,
         nms_threshold: float = 0.5,
-        with_whole: bool = True,
+        with_whole: bool | None = None,
     ) -> None:
         if tile < 32 or batch_size < 1:
             raise ValueError(
@@ -115,13 +124,18 @@ class TiledPredictor:
             batch = windows[start : start + self.batch_size]
             tiles = [image[:, y : y + h, x : x + w] for y, x, h, w in batch]
             parts += map(_in_picture, self.predict(tiles), batch, [(H, W)] * len(batch))
-        if self.with_whole:
+        if self._takes_whole(H, W):
             whole = self.predict([image])[0]
             sides = (whole.boxes_xyxy[:, 2:] - whole.boxes_xyxy[:, :2]).amax(dim=1)
             # Smaller ones are seen better in the tiles; here, groups of them pass for one.
             parts.append(whole.take((sides > self.tile).nonzero().flatten()))
             windows = [*windows, Window(0, 0, H, W)]
         return merge_tiles(parts, windows, nms_threshold=self.nms_threshold)
+
+    def _takes_whole(self, height: int, width: int) -> bool:
+        if self.with_whole is None:
+            return max(height, width) <= _MOST_SHRUNK * self.tile
+        return self.with_whole
 
 
 def tile_windows(size: tuple[int, int], tile: int, overlap: float) -> list[Window]:
@@ -164,8 +178,9 @@ def merge_tiles(
 
     * A box that reaches no inner border of its tile is whole. Of whole ones, NMS by class.
     * A cut box that lies mostly in a whole one of its class shows a part of it, and goes.
-    * Two cut boxes of a class belong together if what their tiles both see of them is the same; all
-      that hang together become one box and one mask, with the highest score.
+    * Two cut boxes of a class belong together if what their tiles both see of them is the same, and
+      neither goes on beyond an end of the other that is not cut; all that hang together become one
+      box and one mask, with the highest score.
     * NMS by class over what is left.
 
     Args:
@@ -176,12 +191,13 @@ def merge_tiles(
     found = _joined(parts)
     tile = torch.repeat_interleave(torch.tensor([len(part) for part in parts]))
     limits = torch.tensor([(x, y, x + w, y + h) for y, x, h, w in windows], dtype=torch.float32)
-    is_cut = _is_cut(found, limits[tile])
+    cut_sides = _cut_sides(found, limits[tile])
+    is_cut = cut_sides.any(dim=1)
     whole = (~is_cut).nonzero().flatten()
     whole = whole[_nms(found.take(whole), nms_threshold)]
     cut = is_cut.nonzero().flatten()
     cut = cut[~_lies_in_whole(found.take(cut), found.take(whole))]
-    groups = _same_object(found.take(cut), tile[cut], limits)
+    groups = _same_object(found.take(cut), cut_sides[cut], tile[cut], limits)
     merged = _joined([found.take(whole), *(_union(found.take(cut[group])) for group in groups)])
     return merged.take(_nms(merged, nms_threshold))
 
@@ -206,8 +222,8 @@ def _nms(found: FoundObjects, threshold: float) -> Tensor:
     return kept
 
 
-def _is_cut(found: FoundObjects, limits: Tensor) -> Tensor:
-    """bool ``(N,)``, whether a box ends at a border of its tile that is not the picture's.
+def _cut_sides(found: FoundObjects, limits: Tensor) -> Tensor:
+    """bool ``(N, 4)``, where a box ends at a border of its tile that is not the picture's.
 
     Args:
         found: N objects.
@@ -219,7 +235,7 @@ def _is_cut(found: FoundObjects, limits: Tensor) -> Tensor:
     cut_before = (limits[:, :2] > 0) & (first <= limits[:, :2] + border)
     is_inner = limits[:, 2:] < torch.tensor([W, H])
     cut_after = is_inner & (last >= limits[:, 2:] - border)
-    return (cut_before | cut_after).any(dim=1)
+    return torch.cat([cut_before, cut_after], dim=1)
 
 
 def _lies_in_whole(cut: FoundObjects, whole: FoundObjects) -> Tensor:
@@ -235,17 +251,24 @@ def _lies_in_whole(cut: FoundObjects, whole: FoundObjects) -> Tensor:
     return is_part
 
 
-def _same_object(cut: FoundObjects, tile: Tensor, limits: Tensor) -> list[Tensor]:
+def _same_object(
+    cut: FoundObjects, cut_sides: Tensor, tile: Tensor, limits: Tensor
+) -> list[Tensor]:
     """Cut objects that belong together: indices, most certain first; single ones too.
 
     Args:
         cut: N objects.
+        cut_sides: bool ``(N, 4)``, which sides of each are cut.
         tile: int64 ``(N,)`` tile of each.
         limits: ``(T, 4)`` tiles, xyxy.
     """
     N = len(cut)
     if N == 0:
         return []
+    side = (limits[:, 2:] - limits[:, :2]).amax(dim=1)[tile, None]
+    # How far the rest of each object may reach, outwards along -x, -y, x, y.
+    outwards = cut.boxes_xyxy * torch.tensor([-1.0, -1, 1, 1])
+    reach = torch.where(cut_sides, torch.inf, outwards + _END_SHARE * side)
     pairs = []
     for rows in torch.arange(N).split(max(_PAIRS_AT_ONCE // N, 1)):
         # What both tiles see: their common part of each of the two boxes.
@@ -256,6 +279,8 @@ def _same_object(cut: FoundObjects, tile: Tensor, limits: Tensor) -> list[Tensor
         is_same = shared >= _SAME * (_areas(one) + _areas(other) - shared)
         is_same &= (shared > 0) & (tile[rows, None] != tile)
         is_same &= cut.labels[rows, None] == cut.labels
+        is_same &= (outwards <= reach[rows, None]).all(dim=2)
+        is_same &= (outwards[rows, None] <= reach).all(dim=2)
         pairs.append(is_same.nonzero() + torch.stack([rows[0], rows[0] * 0]))
     first, second = torch.cat(pairs).numpy().T
     graph = coo_matrix((np.ones(len(first)), (first, second)), shape=(N, N))

@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from wavevit.pictures.annotate import font_size
-from wavevit.pictures.style import fitting, font_for
+from wavevit.pictures.style import fitting_with_ending, font_for
 
 Color = tuple[int, int, int]
+_Plate = tuple[float, float, float, float]  # xyxy
 
 _DARK, _LIGHT = (20, 26, 33), (255, 255, 255)
 _MASK_OPACITY = 0.45
+_LEAST_LETTERS = 9  # pixels; smaller ones cannot be read
+_MOST_HIDDEN = 0.2  # of an object, by other objects' names
+_MOST_HIDDEN_OWN = 0.5  # and with its own
 # Told apart by most people who see colours differently, too: for the first classes.
 _COLORS: tuple[Color, ...] = (
     (47, 111, 181),
@@ -91,7 +95,8 @@ def draw_objects(
     """A copy of the picture with a frame, a name and perhaps a mask for every object.
 
     A class has its colour; where there is but one class, an object has. Frames have a dark and a
-    light edge, so that one of them stands out. Names keep clear of each other where there is room.
+    light edge, so that one of them stands out. Names keep clear of each other and of other objects;
+    where there is no room they are written smaller, or left out, the least certain ones first.
 
     Args:
         image: Any mode that Pillow converts to RGB.
@@ -174,33 +179,82 @@ def _draw_names(
     picture: tuple[int, int],
 ) -> None:
     """Names on plates of the classes' colours; those of the best scores choose their places."""
-    padding = max(2, size // 5)
-    height = size + 2 * padding
-    taken: list[tuple[float, float, float, float]] = []
+    places = _Places(boxes, picture)
     order = np.arange(len(boxes))
     if objects.scores is not None:
         order = np.argsort(-objects.scores, kind="stable")
     for i in order.tolist():
-        text = str(objects.class_names[int(objects.labels[i])])
+        name = str(objects.class_names[int(objects.labels[i])])
         share = "" if objects.scores is None else f" {float(objects.scores[i]):.0%}"
-        room = picture[0] - 2 * padding - font_for(share, size).getlength(share)
-        text = fitting(text, size, int(max(room, 3 * size))) + share
-        font = font_for(text, size)
-        width = font.getlength(text) + 2 * padding
-        plate = _free_place(boxes[i], (width, height), picture, taken)
-        taken.append(plate)
-        draw.rectangle(plate, fill=colors[i], outline=_DARK)
-        ink = _LIGHT if _luminance(colors[i]) < 0.36 else _DARK
-        draw.text((plate[0] + padding, plate[1] + height / 2), text, ink, font, anchor="lm")
+        for letters in dict.fromkeys((size, max(min(size, _LEAST_LETTERS), round(0.75 * size)))):
+            padding = max(2, letters // 5)
+            height = letters + 2 * padding
+            room = max(picture[0] - 2 * padding, 3 * letters)
+            text = fitting_with_ending(name, share, letters, room)
+            font = font_for(text, letters)
+            plate = places.take(i, font.getlength(text) + 2 * padding, height)
+            if plate is not None:
+                draw.rectangle(plate, fill=colors[i], outline=_DARK)
+                ink = _LIGHT if _luminance(colors[i]) < 0.36 else _DARK
+                draw.text((plate[0] + padding, plate[1] + height / 2), text, ink, font, anchor="lm")
+                break
 
 
-def _free_place(
-    box: NDArray[np.float64],
-    plate: tuple[float, float],
-    picture: tuple[int, int],
-    taken: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float]:
-    """Where a name goes: above its box, else inside or below it, where nothing is written yet."""
+class _Places:
+    """Where names can go without hiding each other or what they are not about.
+
+    Args:
+        boxes: (N, 4) xyxy of the objects.
+        picture: Width and height.
+    """
+
+    def __init__(self, boxes: NDArray[np.float64], picture: tuple[int, int]) -> None:
+        self.boxes = boxes
+        self.picture = picture
+        self.areas = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1)
+        self.hidden = np.zeros(len(boxes))  # area of each that is behind names
+        self.taken: list[_Plate] = []
+
+    def take(self, number: int, width: float, height: float) -> _Plate | None:
+        """A place for a name, which is taken from then on; None where there is no room.
+
+        The first name gets one in any case.
+
+        Args:
+            number: Of its object.
+            width: Of its plate.
+            height: Of its plate.
+        """
+        plates = _plates(self.boxes[number], (width, height), self.picture)
+        for plate in plates:
+            if any(_overlap(plate, other) for other in self.taken):
+                continue
+            hidden = self.hidden + self._shared(plate)
+            most = _MOST_HIDDEN * self.areas
+            most[number] = _MOST_HIDDEN_OWN * self.areas[number]
+            # What is hidden already is no reason against a place elsewhere.
+            if ((hidden <= most) | (hidden == self.hidden)).all():
+                break
+        else:
+            if self.taken:
+                return None
+            plate = plates[0]
+        self.taken.append(plate)
+        self.hidden += self._shared(plate)
+        return plate
+
+    def _shared(self, plate: _Plate) -> NDArray[np.float64]:
+        """Area of each object behind a plate."""
+        first = np.maximum(self.boxes[:, :2], plate[:2])
+        last = np.minimum(self.boxes[:, 2:], plate[2:])
+        shared: NDArray[np.float64] = (last - first).clip(0).prod(axis=1)
+        return shared
+
+
+def _plates(
+    box: NDArray[np.float64], plate: tuple[float, float], picture: tuple[int, int]
+) -> list[_Plate]:
+    """Where a name may go, best first: above its box, else inside or below it."""
     left, top, right, bottom = box.tolist()
     width, height = plate
     places = [
@@ -216,11 +270,10 @@ def _free_place(
         for x, y in places
         if 0 <= y <= picture[1] - 1 - height
     ] or [(min(max(left, 0.0), max(picture[0] - 1 - width, 0.0)), 0.0)]
-    plates = [(x, y, x + width, y + height) for x, y in inside]
-    return next((p for p in plates if not any(_overlap(p, other) for other in taken)), plates[0])
+    return [(x, y, x + width, y + height) for x, y in inside]
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _overlap(a: _Plate, b: _Plate) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 

@@ -8,7 +8,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from wavevit.pictures.detection import DrawnObjects, draw_objects
-from wavevit.pictures.style import INK, MUTED, fitting, font_for, write_atomically
+from wavevit.pictures.style import (
+    INK,
+    MUTED,
+    fitting,
+    fitting_with_ending,
+    font_for,
+    write_atomically,
+)
 
 _SIDE = 256  # pixels of a picture's longer side
 _GAP = 16
@@ -25,12 +32,14 @@ class DetectionExample:
         image: The picture.
         truth: What is in it.
         found: What the detector says.
-        caption: One line below.
+        name: What the picture is called; shortened where the line below it is too long.
+        caption: The rest of that line.
     """
 
     image: Image.Image
     truth: DrawnObjects
     found: DrawnObjects
+    name: str
     caption: str
 
 
@@ -79,7 +88,7 @@ def draw_detection_predictions(
         (
             f"{heading}: truth on the left, found on the right",
             [
-                _Cell([_fitted(e.image, e.truth), _fitted(e.image, e.found)], e.caption)
+                _Cell([_fitted(e.image, e.truth), _fitted(e.image, e.found)], _caption(e))
                 for e in examples
             ],
         )
@@ -87,6 +96,10 @@ def draw_detection_predictions(
         if examples
     ]
     _draw_sections(drawn, path, columns)
+
+
+def _caption(example: DetectionExample) -> str:
+    return fitting_with_ending(example.name, f": {example.caption}", _CAPTION, 2 * _SIDE)
 
 
 @dataclass(frozen=True)
@@ -151,6 +164,5 @@ def _place(
     for number, picture in enumerate(cell.pictures):
         canvas.paste(picture, (left + number * (_SIDE + 4), top))
     if cell.caption:
-        text = fitting(cell.caption, _CAPTION, len(cell.pictures) * _SIDE)
         below = top + max(picture.height for picture in cell.pictures) + 4
-        draw.text((left, below), text, MUTED, font_for(text, _CAPTION))
+        draw.text((left, below), cell.caption, MUTED, font_for(cell.caption, _CAPTION))

@@ -162,6 +162,19 @@ def fitting(text: str, size: int, width: int) -> str:
     return shown
 
 
+def fitting_with_ending(name: str, ending: str, size: int, width: int) -> str:
+    """A name and what is said of it in one line, of which the name is shortened.
+
+    Args:
+        name: Any text.
+        ending: Written behind it as it is.
+        size: Height of the letters, pixels.
+        width: Space, pixels; three characters of the name stay in any case.
+    """
+    room = width - font_for(ending, size).getlength(ending)
+    return fitting(name, size, int(room)) + ending
+
+
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     """A Pillow font that has the text's letters; DejaVu Sans if no installed one has.
 

@@ -20,7 +20,7 @@ from wavevit.pictures.detection import DrawnObjects
 from wavevit.pictures.detection_grids import DetectionExample
 
 _EXAMPLES = 6  # with many mistakes, and of the others, each
-_MOST_DRAWN = 24  # detections of a picture, the best ones: more would hide it
+_MOST_DRAWN = 24  # detections of a picture: more would hide it
 _DEFAULT_THRESHOLD = 0.3  # of a class that has no right detection
 _IOU = 0.5  # from here on a detection is right
 
@@ -49,7 +49,8 @@ def choose_detection_examples(
 ) -> list[tuple[str, list[DetectionExample]]]:
     """Images with the most mistakes, and others spread over the data.
 
-    Detections count from the score on that has their class's best F1; drawn are the best of them.
+    Detections count from the score on that has their class's best F1; drawn are the right ones
+    first, then the best of the others.
 
     Args:
         dataset: The validation images.
@@ -63,9 +64,12 @@ def choose_detection_examples(
     truth = _truth_by_image(dataset)
     counts: list[tuple[int, int, int]] = []  # of each image: right, wrong, missed
     kept = [np.flatnonzero(row.scores >= threshold[row.labels]) for row in rows]
-    for row, chosen in zip(rows, kept, strict=True):
+    for number, row in enumerate(rows):
+        chosen = kept[number][np.argsort(-row.scores[kept[number]], kind="stable")]
         boxes, labels = truth[row.image_id]
-        num_right = _count_right(row.boxes_xyxy[chosen], row.labels[chosen], boxes, labels)
+        is_right = _are_right(row.boxes_xyxy[chosen], row.labels[chosen], boxes, labels)
+        kept[number] = np.concatenate([chosen[is_right], chosen[~is_right]])
+        num_right = int(is_right.sum())
         counts.append((num_right, len(chosen) - num_right, len(labels) - num_right))
     mistakes = np.array([wrong + missed for _, wrong, missed in counts])
     hardest = np.argsort(-mistakes, kind="stable")[:_EXAMPLES]
@@ -80,7 +84,7 @@ def choose_detection_examples(
     def example(number: int) -> DetectionExample:
         row, (right, wrong, missed) = rows[number], counts[number]
         index = index_of[row.image_id]
-        caption = f"{dataset.sample_id(index)}: {right} right, {wrong} wrong, {missed} missed"
+        caption = f"{right} right, {wrong} wrong, {missed} missed"
         return _example(dataset, index, row, kept[number], caption)
 
     return [
@@ -126,8 +130,8 @@ def _example(
     H, W = sample.size
     most = max(_MOST_DRAWN, len(sample.labels))
     if len(kept) > most:
-        caption += f" (the best {most} drawn)"
-    kept = kept[np.argsort(-row.scores[kept], kind="stable")][:most]
+        caption += f" (of those found, {most} are drawn)"
+    kept = kept[:most]
     found = DrawnObjects(
         boxes_xyxy=row.boxes_xyxy[kept],
         labels=row.labels[kept],
@@ -136,7 +140,11 @@ def _example(
         masks=None if row.masks is None else decode_masks([row.masks[i] for i in kept], H, W),
     )
     return DetectionExample(
-        to_picture(sample.image), drawn_truth(sample, dataset.class_names), found, caption
+        to_picture(sample.image),
+        drawn_truth(sample, dataset.class_names),
+        found,
+        dataset.sample_id(index),
+        caption,
     )
 
 
@@ -160,21 +168,21 @@ def _truth_by_image(
     }
 
 
-def _count_right(
+def _are_right(
     boxes: NDArray[np.float32],
     labels: NDArray[np.int64],
     true_boxes: NDArray[np.float32],
     true_labels: NDArray[np.int64],
-) -> int:
-    """Detections, best first, that have an object of their class to themselves."""
+) -> NDArray[np.bool_]:
+    """Which detections, best first, have an object of their class to themselves."""
+    is_right = np.zeros(len(boxes), np.bool_)
     if not len(boxes) or not len(true_boxes):
-        return 0
+        return is_right
     iou = box_iou(torch.from_numpy(boxes), torch.from_numpy(true_boxes)).numpy()
     iou[labels[:, None] != true_labels] = 0
-    num_right = 0
-    for row in iou:
+    for number, row in enumerate(iou):
         best = int(row.argmax())
         if row[best] >= _IOU:
-            num_right += 1
+            is_right[number] = True
             iou[:, best] = 0
-    return num_right
+    return is_right

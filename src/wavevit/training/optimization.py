@@ -12,6 +12,9 @@ from timm.scheduler import CosineLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
+_MOST_WARMUP_EPOCHS = 5.0
+_MOST_WARMUP_SHARE = 0.1  # of the epochs
+
 
 class Optimization:
     """How weights move: optimizer, weight decay groups, warm-up and schedule.
@@ -31,7 +34,8 @@ class Optimization:
         schedule: What the learning rate follows after the warm-up: "cosine" and "poly" fall to
             ``min_lr``, "step" is multiplied by ``step_gamma`` after each of ``step_epochs``.
         epochs: Epochs of warm-up and schedule together; may be fractional.
-        warmup_epochs: Epochs of linear warm-up at the start.
+        warmup_epochs: Epochs of linear warm-up at the start; None takes 5, but no more than a tenth
+            of ``epochs``.
         warmup_steps: Steps of it instead, which do not depend on the size of the data; then
             ``warmup_epochs`` is not looked at.
         cooldown_epochs: Epochs after the schedule, at its last learning rate.
@@ -58,7 +62,7 @@ class Optimization:
         layer_decay: float | None = None,
         schedule: Literal["cosine", "step", "poly"] = "cosine",
         epochs: float = 50,
-        warmup_epochs: float = 5,
+        warmup_epochs: float | None = None,
         warmup_steps: int | None = None,
         cooldown_epochs: float = 0,
         warmup_lr: float = 1e-6,
@@ -71,6 +75,8 @@ class Optimization:
         if opt.lower() not in list_optimizers():
             near = ", ".join(list_optimizers(f"*{opt.lower()[:4]}*")[:5]) or "adamw, sgd, lamb"
             raise ValueError(f"timm has no optimizer named {opt!r}; near names: {near}")
+        if warmup_epochs is None:
+            warmup_epochs = min(_MOST_WARMUP_EPOCHS, _MOST_WARMUP_SHARE * epochs)
         for name, value, positive in (
             ("lr", lr, True),
             ("epochs", epochs, True),

@@ -248,6 +248,8 @@ FAULTS = [
     (b"\xff\xfe\xfa{}", "annotation_file", "no valid JSON"),
     (b"[" * 100_000, "annotation_file", "no valid JSON"),
     ([{"image_id": 1, "score": 0.5}], "annotation_file", "a list of results"),
+    ([1, 2], "annotation_file", "expected a COCO file; no list 'images' and 'annotations' and"),
+    ("x", "annotation_file", "expected a COCO file; no list 'images' and 'annotations' and"),
     ({"images": []}, "annotation_file", "no list 'annotations' and 'categories' in it"),
     ({**content(), "images": []}, "annotation_file", "the list 'images' is empty"),
     (
@@ -264,10 +266,23 @@ FAULTS = [
     (with_first(bbox=[5, 5, 1e300, 1e300]), "box_outside", "sticks out of the image by"),
     (with_first(bbox=[5, 5, 5]), "entry", "expected 'bbox': [left, top, width, height]"),
     (with_first(bbox=None), "entry", "expected 'bbox': [left, top, width, height], got None"),
-    (with_first(bbox=[5, 5, "5", 5]), "entry", "annotation 501: 'bbox', 'area' or 'segmentation'"),
-    (with_first(bbox=[5, 5, 10**400, 5]), "entry", "has things but numbers"),
-    (with_first(area=-3), "entry", "annotation 501"),
-    (with_first(area="big"), "entry", "annotation 501"),
+    (
+        with_first(bbox=[5, 5, "5", 5]),
+        "entry",
+        "annotation 501: expected numbers in 'bbox', got \"5\"",
+    ),
+    (
+        with_first(bbox=[5, 5, 10**400, 5]),
+        "entry",
+        f"expected numbers in 'bbox', got 1{39 * '0'}...",
+    ),
+    (with_first(area=-3), "entry", "expected 'area' to be a number of at least 0, got -3"),
+    (with_first(area="big"), "entry", "expected 'area' to be a number of at least 0, got \"big\""),
+    (with_first(area=float("nan")), "entry", "a number of at least 0, got NaN"),
+    (with_first(iscrowd="false"), "entry", "expected 'iscrowd' to be 0 or 1, got \"false\""),
+    (with_first(iscrowd=2), "entry", "annotation 501: expected 'iscrowd' to be 0 or 1, got 2"),
+    (with_first(iscrowd=None), "entry", "expected 'iscrowd' to be 0 or 1, got null"),
+    (with_first(iscrowd=0.5), "entry", "expected 'iscrowd' to be 0 or 1, got 0.5"),
     (with_first(category_id=2), "unknown_category", "annotation 501: no category has the id 2"),
     (with_first(image_id=2), "unknown_image", "annotation 501: no image has the id 2"),
     (with_first(id=4), "duplicate_id", "annotation 4: the id is there already"),
@@ -278,7 +293,11 @@ FAULTS = [
     (with_first(segmentation=[[1, 2, 3, 4, 5]]), "mask", "an odd number of coordinates"),
     (with_first(segmentation=[[1, 2, 3, 4]]), "mask", "without three points"),
     (with_first(segmentation=[1, 2, 3, 4, 5, 6]), "mask", "a list of lists"),
-    (with_first(segmentation=[[1, 2, 3, 4, 5, None]]), "entry", "annotation 501"),
+    (
+        with_first(segmentation=[[1, 2, 3, 4, 5, None]]),
+        "entry",
+        "annotation 501: expected numbers in 'segmentation', got null",
+    ),
     (with_first(segmentation=[[1, 2, 3, 4, 5, float("nan")]]), "mask", "not finite"),
     (
         with_first(segmentation=[[1, 2, 3, 4, 5, 80]]),
@@ -409,6 +428,40 @@ def test_known_classes_give_the_labels(write: Callable[[Any], CocoSplit]) -> Non
     assert str(problems[0]).endswith(
         "the class 'zebra' is not among the 2 known ones (car, person)"
     )
+
+
+def test_classes_that_the_model_does_not_have_are_no_reason_to_repair_the_data(
+    write: Callable[[Any], CocoSplit],
+) -> None:
+    split = write(content())
+    assert [p.kind for p in read_coco(split, class_names=["car"]).problems] == ["other_class"] * 2
+    with pytest.raises(ValueError, match="'zebra' is not among the 1 known ones") as caught:
+        read_detection(split.root, class_names=["car"])
+    assert "with 2 objects: the data have other classes than the model" in str(caught.value)
+    assert "repair" not in str(caught.value)
+
+
+def test_whole_numbers_may_be_written_as_floats_and_crowd_as_a_truth_value(
+    write: Callable[[Any], CocoSplit],
+) -> None:
+    """As pandas writes columns that had holes."""
+    data = content()
+    for name, fields in {
+        "images": ("id", "height", "width"),
+        "annotations": ("id", "image_id", "category_id"),
+        "categories": ("id",),
+    }.items():
+        for entry in data[name]:
+            entry.update({field: float(entry[field]) for field in fields})
+    data["annotations"][0]["iscrowd"] = False
+    data["annotations"][1]["iscrowd"] = True
+    data["annotations"][2]["iscrowd"] = 0.0
+    annotations = sound(read_coco(write(data)))
+    expected = sound(read_coco(write(content())))
+    assert annotations.to_coco() == expected.to_coco()
+    assert json.dumps(annotations.to_coco()) == json.dumps(expected.to_coco())
+    (problem, *_) = read_coco(write(with_image(0, height=36.5))).problems
+    assert str(problem).endswith("needs a whole number 'height' above 0, got 36.5")
 
 
 def test_a_class_that_has_the_projects_name_is_left_aside(

@@ -1,7 +1,8 @@
 """Reading COCO's annotation files: boxes, polygons, both kinds of run-length codes, crowd.
 
 A box is [left, top, width, height] in pixels on the continuous plane. Ids of images, annotations
-and categories are whole numbers of any order, with holes. Format:
+and categories are whole numbers of any order, with holes; 7.0 is one, too, as pandas writes it.
+Format:
 https://cocodataset.org/#format-data
 
 Shape legend: K classes.
@@ -10,6 +11,7 @@ Shape legend: K classes.
 import json
 import math
 import posixpath
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +25,15 @@ from wavevit.data.detection.object_masks import check_code, encode_counts
 from wavevit.data.detection.problems import DetectionProblem
 from wavevit.data.image_listing import FileListing, relative_path
 
-_LISTS = ("images", "annotations", "categories")
+# Fields of each list's entries that are whole numbers.
+_LISTS = {
+    "images": ("id", "height", "width"),
+    "annotations": ("id", "image_id", "category_id", "iscrowd"),
+    "categories": ("id",),
+}
 _MAX_ID = 2**63 - 1
 _NAMES_TRIED = 64
+_MOST_SHOWN = 40  # characters of a wrong value
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ def _load(reader: _Reader) -> dict[str, Any] | None:
     except (UnicodeDecodeError, RecursionError) as error:
         reader.tell("annotation_file", "", f"no valid JSON ({type(error).__name__})")
         return None
-    if isinstance(content, list) and content and "score" in content[0]:
+    if isinstance(content, list) and _is_result(content[:1]):
         reader.tell("annotation_file", "", "a list of results; expected a file of annotations")
         return None
     missing = [
@@ -133,7 +141,23 @@ def _load(reader: _Reader) -> dict[str, Any] | None:
         if not content[name]:
             reader.tell("annotation_file", "", f"the list {name!r} is empty")
             return None
+        _make_whole(content[name], _LISTS[name])
+    _make_whole(content["annotations"], _LISTS["annotations"])
     return content
+
+
+def _is_result(entries: list[Any]) -> bool:
+    return any(type(entry) is dict and "score" in entry for entry in entries)
+
+
+def _make_whole(entries: list[Any], fields: Sequence[str]) -> None:
+    """Replaces floats without a fraction by whole numbers."""
+    for entry in entries:
+        if type(entry) is dict:
+            for name in fields:
+                value = entry.get(name)
+                if type(value) is float and value.is_integer():
+                    entry[name] = int(value)
 
 
 def _read_categories(
@@ -260,7 +284,9 @@ def _read_annotations(
         seen.add(annotation_id)
         label = classes.label_of_id.get(entry["category_id"])
         if label is None:
-            reader.tell("unknown_category", place, classes.unknown(entry["category_id"]))
+            is_named = entry["category_id"] in classes.name_of_id
+            kind = "other_class" if is_named else "unknown_category"
+            reader.tell(kind, place, classes.unknown(entry["category_id"]))
             continue
         image = reader.image_index.get(entry["image_id"])
         if image is None:
@@ -275,12 +301,12 @@ def _read_annotations(
                 entry["bbox"],
                 label,
                 annotation_id,
-                crowd=bool(entry.get("iscrowd", 0)),
+                crowd=bool(entry.get("iscrowd")),
                 area=_area(entry),
                 segment=segment,
             )
         except (TypeError, OverflowError):
-            reader.tell("entry", place, "'bbox', 'area' or 'segmentation' has things but numbers")
+            reader.tell("entry", place, _no_number(entry))
         except ValueError as error:
             reader.tell("mask", place, str(error))
 
@@ -294,6 +320,9 @@ def _annotation_fault(entry: Any) -> str | None:
     box = entry.get("bbox")
     if type(box) is not list or len(box) != 4:
         return f"expected 'bbox': [left, top, width, height], got {str(box)[:80]}"
+    crowd = entry.get("iscrowd", 0)
+    if type(crowd) not in (int, bool) or crowd not in (0, 1):
+        return f"expected 'iscrowd' to be 0 or 1, got {_short(crowd)}"
     return None
 
 
@@ -325,6 +354,25 @@ def _read_segmentation(
         raise ValueError("run lengths without 'counts', a list or a text")
     check_code(counts.encode("ascii"), *size)
     return counts.encode("ascii")
+
+
+def _no_number(entry: dict[str, Any]) -> str:
+    """Which of an annotation's fields has something else than numbers, and what."""
+    outline = entry.get("segmentation")
+    rings = outline if type(outline) is list else []  # codes have been checked
+    values = {"bbox": entry["bbox"], "segmentation": [value for ring in rings for value in ring]}
+    for name, numbers in values.items():
+        for value in numbers:
+            try:
+                array("d", [value])
+            except (TypeError, OverflowError):
+                return f"expected numbers in {name!r}, got {_short(value)}"
+    return f"expected 'area' to be a number of at least 0, got {_short(entry.get('area'))}"
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _area(entry: dict[str, Any]) -> float:

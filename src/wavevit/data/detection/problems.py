@@ -8,6 +8,7 @@ ERROR_KINDS = {
     "entry": "entries with fields that are missing or wrong",
     "duplicate_id": "ids and names that are there more than once",
     "unknown_category": "classes that are not in the list of classes",
+    "other_class": "classes that the model, or the training split, does not have",
     "unknown_image": "annotations of images that are not listed",
     "missing_image": "images that are listed, but not there",
     "unreadable_image": "images that cannot be decoded",
@@ -71,6 +72,13 @@ def refuse_errors(problems: Sequence[DetectionProblem], data: str) -> None:
     errors = [problem for problem in problems if problem.is_error]
     if not errors:
         return
+    num_others = sum(problem.kind == "other_class" for problem in errors)
+    if errors[0].kind == "other_class":
+        # Nothing is wrong with the data, so there is nothing to repair.
+        raise ValueError(
+            f"{errors[0]} (so it is with {num_others:,} objects: the data have other classes than "
+            "the model, or than the training split; take data with its classes, or train on these)"
+        )
     if len(errors) == 1:
         raise ValueError(f"{errors[0]} (the only error; `wavevit check-data {data}` shows more)")
     raise ValueError(

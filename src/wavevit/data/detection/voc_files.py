@@ -265,7 +265,7 @@ def _read_object(element: ElementTree.Element, classes: ClassTable) -> _Object |
     if not name:
         return "entry", "no <name>"
     if name not in classes.names:
-        return "unknown_category", classes.missing(name)
+        return "other_class", classes.missing(name)
     box = element.find("bndbox")
     corners = [None if box is None else _number(box, corner) for corner in _CORNERS]
     values = [value for value in corners if value is not None]

@@ -228,7 +228,7 @@ def _read_line(
         return "entry", f"{expected}, got {len(fields)} fields{hint}"
     label = classes.label_of_id.get(int(class_number))
     if label is None:
-        return "unknown_category", _unknown(int(class_number), classes)
+        return _unknown(int(class_number), classes)
     largest = max(values, key=abs)
     if abs(largest) > _MAX_PART:
         kind = "box_outside" if is_box else "mask_outside"
@@ -244,7 +244,8 @@ def _read_line(
     return _Object(box, label, points)
 
 
-def _unknown(number: int, classes: ClassTable) -> str:
+def _unknown(number: int, classes: ClassTable) -> tuple[str, str]:
     if number in classes.name_of_id:
-        return classes.unknown(number)
-    return f"the class {number} is not among the {len(classes.name_of_id)} named ones, from 0"
+        return "other_class", classes.unknown(number)
+    num_named = len(classes.name_of_id)
+    return "unknown_category", f"the class {number} is not among the {num_named} named ones, from 0"
