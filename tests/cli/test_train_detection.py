@@ -252,7 +252,7 @@ def test_weights_of_a_detector_with_other_classes_fill_all_but_the_class_layers(
         (["--backbone", "resnet5"], "timm has no model named 'resnet5'"),
         (["--backbone", "vit_tiny_patch16_224"], "a backbone for images of any size"),
         (["--model.options.num_classes", "3"], "it follows from the data"),
-        (["--model.options.masks", "true"], "atss has no option 'masks'; it takes"),
+        (["--model.options.masks", "true"], "atss has no option 'masks'. It takes"),
         (["--model.weights", "nowhere.pth"], "model.weights names no file"),
         (["--model.drop-path-rate", "1"], "model.drop_path_rate must be in [0, 1)"),
         (["--data.short-edge", "16"], "data.short_edge must be at least 32"),

@@ -101,6 +101,18 @@ def test_held_out_split_is_stratified_and_complete(
     assert len(other.val) == len(splits.val)
 
 
+def test_some_of_the_validation_images_are_kept_and_the_rest_of_the_data_stays(
+    tmp_path: Path, write_images: WriteImages
+) -> None:
+    write_images(tmp_path, *(f"{name}/{number}.bmp" for name in "ab" for number in range(10)))
+    splits = open_classification(tmp_path, val_fraction=0.3)
+    fewer = splits.keep_validation(np.array([1, 4]))
+    assert ids(fewer.val) == [ids(splits.val)[1], ids(splits.val)[4]]
+    assert fewer.train is splits.train
+    assert fewer.held_out
+    assert len(splits.val) == 6
+
+
 def test_held_out_split_ignores_other_classes_and_order(
     tmp_path: Path, write_images: WriteImages
 ) -> None:

@@ -121,7 +121,7 @@ def all_logits(logits: Any, size: tuple[int, int]) -> Tensor:
 def test_sizes_are_those_of_the_data_pipeline(rule: str) -> None:
     rng = np.random.default_rng(0)
     sizes = [tuple(size) for size in rng.integers(1, 5000, (300, 2)).tolist()]
-    for short, long in ((512, 2048), (48, 96)):
+    for short, long in ((512, 2048), (800, 1333), (48, 96)):
         for size in [*sizes, (1, 2000), (2000, 1), (640, 640)]:
             assert input_size(size, short, long, rule) == SIZE_RULES[rule](size, short, long)
 

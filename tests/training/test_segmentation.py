@@ -176,6 +176,7 @@ PLAIN = [
     "--trainer.log-every", "1",
     "--trainer.precision", "fp64",
     "--trainer.batch-norm", "sync",
+    "--trainer.clip-grad", "1",
 ]
 # fmt: on
 

@@ -8,13 +8,9 @@ import torch
 from torch import Tensor
 
 from wavevit.cli.inference import Device, find_device
-from wavevit.detection.inference import (
-    DetectionPredictor,
-    FoundObjects,
-    Precision,
-    PreparedImage,
-)
+from wavevit.detection.inference import DetectionPredictor, FoundObjects, PreparedImage
 from wavevit.detection.tiling import TiledPredictor
+from wavevit.models.picture_input import Precision
 
 _TRIAL_SIZE = (64, 96)
 

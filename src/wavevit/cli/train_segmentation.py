@@ -1,9 +1,6 @@
 """``wavevit train segmentation``."""
 
-from pathlib import Path
 from typing import Any
-
-from jsonargparse import ArgumentParser, Namespace
 
 from wavevit.cli import training
 
@@ -56,56 +53,11 @@ COMMAND = training.TrainingCommand(
     headline=_headline,
     score="mean IoU",
     size_option="augment.crop_size",
+    usage="[--data DIR] [--backbone NAME]",
+    instead_of_model="name the network with --backbone, its head with --segmenter",
 )
 
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """Adds the command's options: the typed signatures of what they configure.
-
-    Args:
-        parser: The command's parser.
-    """
-    parser.usage = (
-        "%(prog)s [--data DIR] [--backbone NAME] [--config RECIPE] [--output DIR] [options]"
-    )
-    training.add_arguments(parser, COMMAND)
-
-
-def prepare(words: list[str]) -> list[str]:
-    """Fills in the recipe: the quick start without data, packaged recipes by name.
-
-    Args:
-        words: Words after the command, normalised.
-
-    Raises:
-        ValueError: ``--model``, as it is for other tasks: here two things have names.
-    """
-    if any(word.partition("=")[0] == "--model" for word in words):
-        raise ValueError("--model: name the network with --backbone, its head with --segmenter")
-    return training.fill_in_recipe(words, COMMAND)
-
-
-def find_recipe(name: str) -> Path:
-    """The path of a recipe.
-
-    Args:
-        name: A file, or a name below the recipes that come with wavevit.
-
-    Raises:
-        FileNotFoundError: Neither.
-    """
-    return training.find_recipe(name, COMMAND.task)
-
-
-def run(options: Namespace) -> int:
-    """Trains, and returns the exit code; called on every process that torchrun or SLURM starts.
-
-    Args:
-        options: Parsed options.
-
-    Raises:
-        FileNotFoundError: No such data or weights.
-        ValueError: Settings that cannot be used.
-        OSError: The run directory cannot be written.
-    """
-    return training.run(options, COMMAND)
+add_arguments = COMMAND.add_arguments
+prepare = COMMAND.prepare
+find_recipe = COMMAND.find_recipe
+run = COMMAND.run

@@ -41,7 +41,9 @@ class Results(Protocol):
 
 @dataclass(frozen=True)
 class TrainingCommand:
-    """What tells one training command from another.
+    """What tells one training command from another, and the command made of it.
+
+    Its module binds the methods to the names that `main` looks for.
 
     Attributes:
         task: Its word, and the name of the folders of its recipes and of its runs.
@@ -53,6 +55,8 @@ class TrainingCommand:
         headline: One line about what is trained.
         score: What the best network is the best in.
         size_option: The option that says how large images are.
+        usage: The short options of its own, for the first line of the help.
+        instead_of_model: What to do instead of naming a ``--model``; None where that is right.
     """
 
     task: str
@@ -63,96 +67,105 @@ class TrainingCommand:
     headline: Callable[[Any], str]
     score: str
     size_option: str
+    usage: str
+    instead_of_model: str | None = None
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Adds the command's options: the typed signatures of what they configure.
+
+        Args:
+            parser: The command's parser.
+        """
+        from wavevit.training.loop import Trainer
+        from wavevit.training.optimization import Optimization
+
+        parser.usage = f"%(prog)s {self.usage} [--config RECIPE] [--output DIR] [options]"
+        parser.add_argument(
+            "--config",
+            action=ActionConfigFile,
+            help="A recipe: a YAML file, or the name of one that comes with wavevit.",
+        )
+        parser.add_argument(
+            "--output",
+            type=Path | None,
+            default=None,
+            help=f"Run directory; by default runs/{self.task}/<date-time>.",
+        )
+        parser.add_argument(
+            "--resume",
+            type=bool,
+            default=False,
+            help="Goes on with the run in --output; starts it if there is none.",
+        )
+        parser.add_argument(
+            "--seed", type=int, default=0, help="Seed of weights, order, augmentation."
+        )
+        for name, settings in self.settings().items():
+            parser.add_class_arguments(settings, name)
+        parser.add_class_arguments(Optimization, "optim")
+        parser.add_class_arguments(Trainer, "trainer")
+
+    def prepare(self, words: list[str]) -> list[str]:
+        """Fills in the recipe: the quick start without data, packaged recipes by name.
+
+        Args:
+            words: Words after the command, normalised.
+
+        Raises:
+            FileNotFoundError: No such recipe.
+            ValueError: ``--model``, as it is for other tasks, where two things have names.
+        """
+        options = {word.partition("=")[0] for word in words}
+        if self.instead_of_model is not None and "--model" in options:
+            raise ValueError(f"--model: {self.instead_of_model}")
+        words = list(words)
+        for position, word in enumerate(words):
+            if word == "--config" and position + 1 < len(words):
+                words[position + 1] = str(self.find_recipe(words[position + 1]))
+            elif word.startswith("--config="):
+                words[position] = f"--config={self.find_recipe(word.partition('=')[2])}"
+        if options.isdisjoint({"--config", "--data.path"}):
+            words = ["--config", str(self.find_recipe(self.quick_start)), *words]
+        return words
+
+    def find_recipe(self, name: str) -> Path:
+        """The path of a recipe.
+
+        Args:
+            name: A file, or a name below the recipes that come with wavevit.
+
+        Raises:
+            FileNotFoundError: Neither.
+        """
+        if Path(name).is_file():
+            return Path(name)
+        packaged = Path(str(resources.files("wavevit"))) / "configs"
+        if not packaged.is_dir():  # an editable installation: the repository's own folder
+            packaged = Path(__file__).parents[3] / "configs"
+        relative = name.removeprefix("configs/")
+        for candidate in (packaged / relative, packaged / self.task / f"{relative}.yaml"):
+            if candidate.is_file():
+                return candidate
+        known = ", ".join(sorted(p.stem for p in (packaged / self.task).glob("*.yaml")))
+        raise FileNotFoundError(
+            f"--config: no file {name}; recipes that come with wavevit: {known}"
+        )
+
+    def run(self, options: Namespace) -> int:
+        """Trains, and returns the exit code; called on every process that torchrun or SLURM starts.
+
+        Args:
+            options: Parsed options.
+
+        Raises:
+            FileNotFoundError: No such data or weights.
+            ValueError: Settings that cannot be used.
+            OSError: The run directory cannot be written.
+        """
+        return _launch(options, self)
 
 
-def add_arguments(parser: ArgumentParser, command: TrainingCommand) -> None:
-    """Adds a command's options: the typed signatures of what they configure.
-
-    Args:
-        parser: The command's parser.
-        command: Which.
-    """
-    from wavevit.training.loop import Trainer
-    from wavevit.training.optimization import Optimization
-
-    parser.add_argument(
-        "--config",
-        action=ActionConfigFile,
-        help="A recipe: a YAML file, or the name of one that comes with wavevit.",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path | None,
-        default=None,
-        help=f"Run directory; by default runs/{command.task}/<date-time>.",
-    )
-    parser.add_argument(
-        "--resume",
-        type=bool,
-        default=False,
-        help="Goes on with the run in --output; starts it if there is none.",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="Seed of weights, order, augmentation.")
-    for name, settings in command.settings().items():
-        parser.add_class_arguments(settings, name)
-    parser.add_class_arguments(Optimization, "optim")
-    parser.add_class_arguments(Trainer, "trainer")
-
-
-def fill_in_recipe(words: list[str], command: TrainingCommand) -> list[str]:
-    """Fills in the recipe: the quick start without data, packaged recipes by name.
-
-    Args:
-        words: Words after the command, normalised.
-        command: Which.
-    """
-    words = list(words)
-    for position, word in enumerate(words):
-        if word == "--config" and position + 1 < len(words):
-            words[position + 1] = str(find_recipe(words[position + 1], command.task))
-        elif word.startswith("--config="):
-            words[position] = f"--config={find_recipe(word.partition('=')[2], command.task)}"
-    options = {word.partition("=")[0] for word in words}
-    if options.isdisjoint({"--config", "--data.path"}):
-        words = ["--config", str(find_recipe(command.quick_start, command.task)), *words]
-    return words
-
-
-def find_recipe(name: str, task: str) -> Path:
-    """The path of a recipe.
-
-    Args:
-        name: A file, or a name below the recipes that come with wavevit.
-        task: Of the command.
-
-    Raises:
-        FileNotFoundError: Neither.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    packaged = Path(str(resources.files("wavevit"))) / "configs"
-    if not packaged.is_dir():  # an editable installation: the repository's own folder
-        packaged = Path(__file__).parents[3] / "configs"
-    relative = name.removeprefix("configs/")
-    for candidate in (packaged / relative, packaged / task / f"{relative}.yaml"):
-        if candidate.is_file():
-            return candidate
-    known = ", ".join(sorted(p.stem for p in (packaged / task).glob("*.yaml")))
-    raise FileNotFoundError(f"--config: no file {name}; recipes that come with wavevit: {known}")
-
-
-def run(options: Namespace, command: TrainingCommand) -> int:
-    """Trains, and returns the exit code; called on every process that torchrun or SLURM starts.
-
-    Args:
-        options: Parsed options.
-        command: Which.
-
-    Raises:
-        FileNotFoundError: No such data or weights.
-        ValueError: Settings that cannot be used.
-        OSError: The run directory cannot be written.
-    """
+def _launch(options: Namespace, command: TrainingCommand) -> int:
     from wavevit.cli.progress import Silence, TrainingProgress
     from wavevit.data.worker_failures import LoaderError
     from wavevit.training.loop import NonFiniteLossError, Trainer, stop_signals

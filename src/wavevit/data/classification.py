@@ -5,7 +5,7 @@ Shape legend: N images.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -106,6 +106,14 @@ class ClassificationSplits:
                 f"no split {split!r} in this data set ({self.description}); has {have}"
             )
         return self.parts[split]
+
+    def keep_validation(self, kept: NDArray[np.int64]) -> "ClassificationSplits":
+        """The splits with some of the validation images only; "all" keeps the others.
+
+        Args:
+            kept: Their indices.
+        """
+        return replace(self, parts={**self.parts, "val": self.val.subset(kept)})
 
 
 def open_classification(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,8 @@ class FileFacts:
 
 Inspection = FileFacts | UnreadableImageError
 
+T = TypeVar("T")
+
 
 def inspect_files(paths: Iterable[Path], num_workers: int) -> Iterator[Inspection]:
     """What decoding each file has shown, in order; see `run_in_order`.
@@ -57,9 +60,7 @@ def inspect_files(paths: Iterable[Path], num_workers: int) -> Iterator[Inspectio
     return run_in_order((partial(inspect_file, path) for path in paths), num_workers)
 
 
-def run_in_order(
-    tasks: Iterator[Callable[[], Inspection]], num_workers: int
-) -> Iterator[Inspection]:
+def run_in_order(tasks: Iterator[Callable[[], T]], num_workers: int) -> Iterator[T]:
     """Results in the order of the tasks, with a bounded number of them being worked on.
 
     Args:
@@ -73,7 +74,7 @@ def run_in_order(
         yield from (task() for task in tasks)
         return
     # Decoders and hashes release the interpreter lock, so threads share the work.
-    pending: deque[Future[Inspection]] = deque()
+    pending: deque[Future[T]] = deque()
     with ThreadPoolExecutor(num_workers, "check-data") as pool:
         try:
             for task in islice(tasks, num_workers * _FILES_IN_FLIGHT_PER_WORKER):

@@ -7,21 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-
-class ConvNormReLU(nn.Sequential):
-    """3x3 convolution without bias, BatchNorm, ReLU on ``(R, C, S, S)``.
-
-    Args:
-        in_channels: Channels in.
-        out_channels: Channels out.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
-        self.act = nn.ReLU(inplace=True)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+from wavevit.layers.conv_norm import ConvNormReLU
 
 
 class BoxHead(nn.Module):
@@ -62,7 +48,7 @@ class BoxHead(nn.Module):
         self.fc_reg = nn.Linear(fc_channels, 4 * num_classes)
         channels = [in_channels] + [conv_channels] * num_convs
         self.convs = nn.Sequential(
-            *(ConvNormReLU(c_in, c_out) for c_in, c_out in pairwise(channels))
+            *(ConvNormReLU(c_in, c_out, 3) for c_in, c_out in pairwise(channels))
         )
         widths = [channels[-1] * roi_size**2] + [fc_channels] * num_fcs
         fcs = [nn.Linear(c_in, c_out) for c_in, c_out in pairwise(widths)]

@@ -4,11 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from wavevit.detection.detector import Detector
 from wavevit.detection.factory import create_detector
-from wavevit.models.card import card_from, read_card_values
+from wavevit.models.card import load_built, model_file, read_card_of
 
 TASK = "detection"
 
@@ -25,7 +23,7 @@ class DetectorCard:
         category_ids: Id of each class in COCO files, which results are written with.
         short_edge: Images are resized so that the shorter side has so many pixels,
         long_edge: unless the longer side would have more than these.
-        size_rule: "multiple_of_16" (official) or "keep_ratio"; see `data.detection_resize`.
+        size_rule: "multiple_of_16" (official) or "keep_ratio"; see `models.picture_input`.
         metrics: Measured results, e.g. ``{"box_ap": 0.443}``, as fractions.
         task: "detection".
     """
@@ -63,13 +61,7 @@ def read_detector_card(path: Path) -> DetectorCard:
         FileNotFoundError: No such file.
         ValueError: Not a safetensors file, without a card, or with another kind of model.
     """
-    values = read_card_values(path, task=TASK)
-    if values is None:
-        raise ValueError(
-            f"{path} does not say which detector it holds; convert it with `wavevit convert`, or "
-            "take the best.safetensors of a run"
-        )
-    return card_from(DetectorCard, values, path)
+    return read_card_of(DetectorCard, path, task=TASK, what="detector")
 
 
 def load_detector(path: Path) -> tuple[Detector, DetectorCard]:
@@ -82,13 +74,8 @@ def load_detector(path: Path) -> tuple[Detector, DetectorCard]:
         FileNotFoundError: No such file.
         ValueError: Not a detector's file, or its weights do not fit its card.
     """
-    if path.is_dir():
-        path = path / "best.safetensors"
+    path = model_file(path)
     card = read_detector_card(path)
     detector = card.build()
-    try:
-        detector.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"the weights in {path} do not fit its card: {reason}") from error
+    load_built(detector, path)
     return detector, card

@@ -8,11 +8,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,14 +19,16 @@ from wavevit.detection.card import DetectorCard, load_detector
 from wavevit.detection.detector import Detection, Detector
 from wavevit.detection.finite_outputs import finite_outputs
 from wavevit.detection.object_mask import ObjectMask
-
-Precision = Literal["fp32", "bf16", "fp16"]
-Size = tuple[int, int]
+from wavevit.models.picture_input import (
+    Precision,
+    Size,
+    check_picture,
+    inference,
+    input_size,
+    resized,
+)
 
 MASK_THRESHOLD = 0.5  # least probability of a pixel that belongs to the object
-
-_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_STEP = 16
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,11 @@ class DetectionPredictor:
         Raises:
             ValueError: Not such a picture.
         """
-        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise ValueError(f"expected a picture (3, H, W), got {tuple(image.shape)}")
-        if image.dtype != torch.uint8 and not image.is_floating_point():
-            raise ValueError(f"expected uint8, or float in [0, 1], got {image.dtype}")
-        H, W = image.shape[1:]
-        return PreparedImage(_resized(image, input_size((H, W), self.card)), (H, W))
+        check_picture(image)
+        size = image.shape[1], image.shape[2]
+        card = self.card
+        view_size = input_size(size, card.short_edge, card.long_edge, card.size_rule)
+        return PreparedImage(resized(image, view_size), size)
 
     def find(self, prepared: Sequence[PreparedImage]) -> list[FoundObjects]:
         """What is in each prepared picture, in one pass of the network.
@@ -190,15 +190,7 @@ class DetectionPredictor:
             images: ``(3, h, w)``, uint8 or float in [0, 1], on any device.
         """
         moved = [_to_unit_range(image.to(self.device, non_blocking=True)) for image in images]
-        dtype = _AUTOCAST_TYPES.get(self.precision, torch.bfloat16)
-        with (
-            torch.inference_mode(),
-            torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            ),
-            torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32"),
-            finite_outputs(self.detector) as watch,
-        ):
+        with inference(self.device, self.precision), finite_outputs(self.detector) as watch:
             detections: list[Detection] = self.detector(moved)
         return detections, watch.per_image()
 
@@ -233,48 +225,6 @@ class DetectionPredictor:
             masks,
             is_finite,
         )
-
-
-def input_size(size: Size, card: DetectorCard) -> Size:
-    """The size that a picture is resized to.
-
-    The same rules as `wavevit.data.detection.resize`, where they are explained: this room and
-    `data` stand side by side and know nothing of each other. A test compares them.
-
-    Args:
-        size: H and W of the picture.
-        card: Of the detector.
-
-    Raises:
-        ValueError: The card has an unknown rule.
-    """
-    H, W = size
-    short, long = card.short_edge, card.long_edge
-    scale = min(long / max(H, W), short / min(H, W))
-    height, width = max(int(H * scale + 0.5), 1), max(int(W * scale + 0.5), 1)
-    if card.size_rule == "keep_ratio":
-        return height, width
-    if card.size_rule != "multiple_of_16":
-        raise ValueError(
-            f"the model file asks for the size rule {card.size_rule!r}, which is not known; was it "
-            "written by a newer version of wavevit?"
-        )
-    rows, columns = height / _STEP, width / _STEP
-    columns += _rounds_up(columns, short if columns < rows else long)
-    rows += _rounds_up(rows, short if rows < columns else long)
-    return max(int(rows), 1) * _STEP, max(int(columns), 1) * _STEP
-
-
-def _rounds_up(steps: float, limit: int) -> bool:
-    return round(steps) > int(steps) and (int(steps) + 1) * _STEP <= limit
-
-
-def _resized(image: Tensor, size: Size) -> Tensor:
-    if image.shape[1:] == size:
-        return image
-    # (1, H, W, 3) memory is what torch is quickest with.
-    pixels = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
-    return F.interpolate(pixels, size, mode="bilinear")[0]
 
 
 def _to_unit_range(image: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import timm
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wavevit.files import replacing
@@ -102,6 +102,40 @@ def save_model(path: Path, state: dict[str, Tensor], card: Card) -> None:
         save_file(contiguous, partial, metadata=metadata)
 
 
+def model_file(path: Path) -> Path:
+    """The model file that a path names.
+
+    Args:
+        path: The file itself, or a run directory.
+
+    Raises:
+        FileNotFoundError: No model in the directory.
+    """
+    if not path.is_dir():
+        return path
+    best = path / "best.safetensors"
+    if not best.is_file():
+        raise FileNotFoundError(f"expected best.safetensors in the run directory {path}")
+    return best
+
+
+def load_built(network: nn.Module, path: Path) -> None:
+    """Loads the weights of a model file into the network that its card has built.
+
+    Args:
+        network: From the card's ``build``.
+        path: The file.
+
+    Raises:
+        ValueError: Weights are missing, of another shape, or none of the network's.
+    """
+    try:
+        network.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the weights in {path} do not fit its card: {reason}") from error
+
+
 def read_card(path: Path) -> ModelCard | None:
     """The card of a safetensors file with a classifier, or None when it has no card.
 
@@ -144,6 +178,28 @@ def read_card_values(path: Path, *, task: str | None = None) -> dict[str, Any] |
     if task is not None and found != task:
         raise ValueError(f"{path} holds a model for {found}, where one for {task} is expected")
     return values
+
+
+def read_card_of(kind: type[AnyCard], path: Path, *, task: str, what: str) -> AnyCard:
+    """The card of a safetensors file that must have one.
+
+    Args:
+        kind: Of card.
+        path: The file.
+        task: What the card must be of.
+        what: The kind of network, for the message, such as "detector".
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a safetensors file, without a card, or with another kind of model.
+    """
+    values = read_card_values(path, task=task)
+    if values is None:
+        raise ValueError(
+            f"{path} does not say which {what} it holds; convert it with `wavevit convert`, or "
+            "take the best.safetensors of a run"
+        )
+    return card_from(kind, values, path)
 
 
 def card_from(kind: type[AnyCard], values: dict[str, Any], path: Path) -> AnyCard:

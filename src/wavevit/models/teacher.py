@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from wavevit.models.card import ModelCard, create_model, read_card
+from wavevit.models.card import ModelCard, create_model, model_file, read_card
 from wavevit.models.official import head_prefixes
 from wavevit.models.spatial_logits import spatial_logits
 from wavevit.models.weights import match_weights, read_checkpoint
@@ -186,10 +186,7 @@ def _load(
             raise ValueError("a teacher with timm's downloaded weights needs the model's name")
         model, card = create_model(name, pretrained=True), None
     else:
-        if weights.is_dir():
-            if not (weights / "best.safetensors").is_file():
-                raise FileNotFoundError(f"expected best.safetensors in the run directory {weights}")
-            weights = weights / "best.safetensors"
+        weights = model_file(weights)
         is_ours = weights.suffix == ".safetensors" or not weights.exists()
         card = read_card(weights) if is_ours else None
         model, card = _load_file(name, weights, card, num_classes)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from wavevit.models.folding import fold_batch_norm, fold_layer_norm
+from wavevit.layers.folding import fold_batch_norm, fold_layer_norm
 from wavevit.models.official import adapt, adapt_before_loading
 from wavevit.models.token_label import MixBox, draw_mix_box, swap_mix_box
 from wavevit.ops.dwt import haar_dwt2, haar_idwt2

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wavevit.models import official
-from wavevit.models.card import ModelCard, create_model, read_card, save_model
+from wavevit.models.card import ModelCard, create_model, model_file, read_card, save_model
 from wavevit.models.wave_vit import VARIANTS
 
 logger = logging.getLogger(__name__)
@@ -158,10 +158,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
         FileNotFoundError: No such file, or no model in the directory.
         ValueError: No card, or the weights do not fit it.
     """
-    if path.is_dir():
-        if not (path / "best.safetensors").is_file():
-            raise FileNotFoundError(f"expected best.safetensors in the run directory {path}")
-        path = path / "best.safetensors"
+    path = model_file(path)
     card = read_card(path) if path.suffix == ".safetensors" or not path.exists() else None
     if card is None:
         raise ValueError(

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from wavevit.pictures.style import INK, MUTED, fitting, font_for, write_atomically
+from wavevit.pictures.style import (
+    INK,
+    MUTED,
+    fitting,
+    fitting_with_ending,
+    font_for,
+    write_atomically,
+)
 
 SIDE = 256
 """Pixels of a picture's longer side, at most."""
@@ -26,7 +33,7 @@ class Cell:
 
     Attributes:
         pictures: At least one, up to 256 pixels a side.
-        caption: May be empty.
+        caption: One line as wide as the pictures, as `fitted_caption` gives it; may be empty.
     """
 
     pictures: list[Image.Image]
@@ -59,6 +66,17 @@ def fitted_picture(image: Image.Image) -> Image.Image:
     is_small = 2 * max(image.size) <= SIDE
     resample = Image.Resampling.NEAREST if is_small else Image.Resampling.LANCZOS
     return image.convert("RGB").resize(fitted_size(*image.size), resample)
+
+
+def fitted_caption(name: str, ending: str, num_pictures: int) -> str:
+    """A line below pictures: a name, shortened where it has to be, and what is said of it.
+
+    Args:
+        name: Any text.
+        ending: Written behind it as it is; may be empty.
+        num_pictures: Of the cell.
+    """
+    return fitting_with_ending(name, ending, _CAPTION, _cell_width(num_pictures))
 
 
 def sheet_width(num_pictures: int, columns: int) -> int:
@@ -126,6 +144,5 @@ def _place(draw: ImageDraw.ImageDraw, canvas: Image.Image, cell: Cell, left: int
     for number, picture in enumerate(cell.pictures):
         canvas.paste(picture, (left + number * (SIDE + _BETWEEN), top))
     if cell.caption:
-        text = fitting(cell.caption, _CAPTION, _cell_width(len(cell.pictures)))
         below = top + max(picture.height for picture in cell.pictures) + 4
-        draw.text((left, below), text, MUTED, font_for(text, _CAPTION))
+        draw.text((left, below), cell.caption, MUTED, font_for(cell.caption, _CAPTION))

@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from wavevit.pictures.annotate import font_size
+from wavevit.pictures.mask_painting import Color, PaintedMask, frame_width, paint_masks
 from wavevit.pictures.style import fitting_with_ending, font_for
 
-Color = tuple[int, int, int]
 _Plate = tuple[float, float, float, float]  # xyxy
 
 _DARK, _LIGHT = (20, 26, 33), (255, 255, 255)
-_MASK_OPACITY = 0.45
 _LEAST_LETTERS = 9  # pixels; smaller ones cannot be read
 _MOST_HIDDEN = 0.2  # of an object, by other objects' names
 _MOST_HIDDEN_OWN = 0.5  # and with its own
@@ -108,7 +107,7 @@ def draw_objects(
     """
     canvas = image.convert("RGB")
     size = letters or font_size(canvas.width, canvas.height)
-    width = max(2, round(size / 7))
+    width = frame_width(size)
     by_object = len(objects.class_names) == 1
     colors = [class_color(i if by_object else int(c)) for i, c in enumerate(objects.labels)]
     if objects.masks is not None:
@@ -130,26 +129,14 @@ def draw_objects(
 def _with_masks(
     image: Image.Image, masks: NDArray[np.bool_], colors: Sequence[Color], width: int
 ) -> Image.Image:
-    pixels = np.array(image)
-    for i in np.argsort(-masks.sum(axis=(1, 2)), kind="stable").tolist():
+    painted = []
+    for i in np.argsort(-masks.sum(axis=(1, 2)), kind="stable").tolist():  # small ones on top
         rows, columns = (np.flatnonzero(masks[i].any(axis=axis)) for axis in (1, 0))
-        if not len(rows):
-            continue
-        # Its own part of the picture, with room for the outline to be cut at its edges.
-        window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        mask, part = masks[i][window], pixels[window]
-        color = np.array(colors[i], np.float64)
-        mixed = part[mask] * (1 - _MASK_OPACITY) + color * _MASK_OPACITY
-        part[mask] = np.rint(mixed).astype(np.uint8)
-        part[mask & ~_shrunk(mask, max(width // 2, 1))] = colors[i]
-    return Image.fromarray(pixels)
-
-
-def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """The mask without the pixels that are so near to its outside."""
-    padded = Image.fromarray(np.pad(mask, by).astype(np.uint8) * 255)
-    inner = np.asarray(padded.filter(ImageFilter.MinFilter(2 * by + 1)))
-    return inner[by:-by, by:-by] > 0
+        if len(rows):
+            top, left = int(rows[0]), int(columns[0])
+            part = masks[i][top : rows[-1] + 1, left : columns[-1] + 1]
+            painted.append(PaintedMask(top, left, part, colors[i]))
+    return paint_masks(image, painted, outline=width // 2)
 
 
 def _draw_frame(

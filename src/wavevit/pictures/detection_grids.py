@@ -5,22 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from wavevit.pictures.cells import SIDE, Cell, draw_sheet, fitted_caption, fitted_picture
 from wavevit.pictures.detection import DrawnObjects, draw_objects
-from wavevit.pictures.style import (
-    INK,
-    MUTED,
-    fitting,
-    fitting_with_ending,
-    font_for,
-    write_atomically,
-)
 
-_SIDE = 256  # pixels of a picture's longer side
-_GAP = 16
-_MARGIN = 24
-_HEADING, _CAPTION = 18, 12  # heights of letters, pixels
 _LETTERS = 11  # of names in a picture
 
 
@@ -64,8 +53,8 @@ def draw_detection_samples(
     """
     if not samples:
         raise ValueError("expected at least one sample to draw")
-    cells = [_Cell([_fitted(image, objects)], "") for image, objects in samples]
-    _draw_sections([(title, cells)], path, columns)
+    cells = [Cell([_fitted(image, objects)], "") for image, objects in samples]
+    draw_sheet([(title, cells)], path, columns)
 
 
 def draw_detection_predictions(
@@ -88,37 +77,24 @@ def draw_detection_predictions(
         (
             f"{heading}: truth on the left, found on the right",
             [
-                _Cell([_fitted(e.image, e.truth), _fitted(e.image, e.found)], _caption(e))
+                Cell(
+                    [_fitted(e.image, e.truth), _fitted(e.image, e.found)],
+                    fitted_caption(e.name, f": {e.caption}", 2),
+                )
                 for e in examples
             ],
         )
         for heading, examples in sections
         if examples
     ]
-    _draw_sections(drawn, path, columns)
-
-
-def _caption(example: DetectionExample) -> str:
-    return fitting_with_ending(example.name, f": {example.caption}", _CAPTION, 2 * _SIDE)
-
-
-@dataclass(frozen=True)
-class _Cell:
-    pictures: list[Image.Image]
-    caption: str
-
-    @property
-    def height(self) -> int:
-        caption = _CAPTION + 8 if self.caption else 0
-        return max(picture.height for picture in self.pictures) + caption
+    draw_sheet(drawn, path, columns)
 
 
 def _fitted(image: Image.Image, objects: DrawnObjects) -> Image.Image:
-    """The picture with its objects, its longer side `_SIDE` pixels."""
-    factor = _SIDE / max(image.size)
-    width, height = (max(round(side * factor), 1) for side in image.size)
-    resample = Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS
-    small = image.convert("RGB").resize((width, height), resample)
+    """The picture with its objects, its longer side `SIDE` pixels."""
+    factor = SIDE / max(image.size)
+    small = fitted_picture(image)
+    width, height = small.size
     masks = objects.masks
     if masks is not None:
         rows = (np.arange(height) / factor).astype(int).clip(0, masks.shape[1] - 1)
@@ -128,41 +104,3 @@ def _fitted(image: Image.Image, objects: DrawnObjects) -> Image.Image:
         objects.boxes_xyxy * factor, objects.labels, objects.class_names, objects.scores, masks
     )
     return draw_objects(small, scaled, letters=_LETTERS)
-
-
-def _draw_sections(
-    sections: Sequence[tuple[str, Sequence[_Cell]]], path: Path, columns: int
-) -> None:
-    most = max(len(cells) for _, cells in sections)
-    pictures = len(sections[0][1][0].pictures)
-    columns = max(min(columns, most), 3 // pictures)  # room for the headings
-    cell_width = pictures * _SIDE + (pictures - 1) * 4
-    width = 2 * _MARGIN + columns * (cell_width + _GAP) - _GAP
-    rows = [
-        [list(cells[i : i + columns]) for i in range(0, len(cells), columns)]
-        for _, cells in sections
-    ]
-    heights = [[max(cell.height for cell in row) for row in of_section] for of_section in rows]
-    total = _MARGIN + sum(44 + sum(h + _GAP for h in of_section) for of_section in heights)
-    canvas = Image.new("RGB", (width, total), "white")
-    draw = ImageDraw.Draw(canvas)
-    top = 0
-    for (heading, _), of_section, row_heights in zip(sections, rows, heights, strict=True):
-        text = fitting(heading, _HEADING, width - 2 * _MARGIN)
-        draw.text((_MARGIN, top + 26), text, INK, font_for(text, _HEADING), anchor="lm")
-        top += 44
-        for row, height in zip(of_section, row_heights, strict=True):
-            for number, cell in enumerate(row):
-                _place(canvas, draw, cell, _MARGIN + number * (cell_width + _GAP), top)
-            top += height + _GAP
-    write_atomically(path, lambda file: canvas.save(file, "PNG"))
-
-
-def _place(
-    canvas: Image.Image, draw: ImageDraw.ImageDraw, cell: _Cell, left: int, top: int
-) -> None:
-    for number, picture in enumerate(cell.pictures):
-        canvas.paste(picture, (left + number * (_SIDE + 4), top))
-    if cell.caption:
-        below = top + max(picture.height for picture in cell.pictures) + 4
-        draw.text((left, below), cell.caption, MUTED, font_for(cell.caption, _CAPTION))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from wavevit.pictures.detection import Color
+Color = tuple[int, int, int]
 
 _OPACITY = 0.45
 
@@ -34,8 +34,7 @@ class PaintedMask(NamedTuple):
 def paint_masks(image: Image.Image, masks: Iterable[PaintedMask], *, outline: int) -> Image.Image:
     """A copy of the picture with masks in it, later ones on top.
 
-    As `draw_objects` paints them, which holds all masks over the whole picture: too much for
-    hundreds of objects in a picture of 10,000 pixels a side.
+    Hundreds of masks over the whole of a picture of 10,000 pixels a side would be too much to hold.
 
     Args:
         image: Any mode that Pillow converts to RGB.
@@ -60,7 +59,7 @@ def paint_masks(image: Image.Image, masks: Iterable[PaintedMask], *, outline: in
 
 
 def frame_width(letters: int) -> int:
-    """Width in pixels of the frames that `draw_objects` draws beside such letters.
+    """Width in pixels of the frames around objects with names in such letters.
 
     Args:
         letters: Their height, pixels.
@@ -69,6 +68,7 @@ def frame_width(letters: int) -> int:
 
 
 def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """The mask without the pixels that are so near to its outside."""
     padded = Image.fromarray(np.pad(mask, by).astype(np.uint8) * 255)
     inner = np.asarray(padded.filter(ImageFilter.MinFilter(2 * by + 1)))
     shrunk: NDArray[np.bool_] = inner[by:-by, by:-by] > 0

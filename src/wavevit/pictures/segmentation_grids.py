@@ -15,6 +15,7 @@ from wavevit.pictures.cells import (
     MARGIN,
     Cell,
     draw_sheet,
+    fitted_caption,
     fitted_picture,
     fitted_size,
     sheet_width,
@@ -114,7 +115,10 @@ def draw_segmentation_predictions(
     drawn = [
         (
             f"{heading}: picture, truth, prediction, mistakes",
-            [Cell(_views(example, palette), example.caption) for example in section],
+            [
+                Cell(_views(example, palette), fitted_caption(example.caption, "", 4))
+                for example in section
+            ],
         )
         for heading, section in sections
         if section

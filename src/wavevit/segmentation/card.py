@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from wavevit.models.card import card_from, read_card_values
+from wavevit.models.card import load_built, model_file, read_card_of
 from wavevit.segmentation.factory import create_segmenter
 from wavevit.segmentation.segmenter import Segmenter
 
@@ -71,13 +70,7 @@ def read_segmenter_card(path: Path) -> SegmenterCard:
         FileNotFoundError: No such file.
         ValueError: Not a safetensors file, without a card, or with another kind of model.
     """
-    values = read_card_values(path, task=TASK)
-    if values is None:
-        raise ValueError(
-            f"{path} does not say which segmenter it holds; convert it with `wavevit convert`, or "
-            "take the best.safetensors of a run"
-        )
-    return card_from(SegmenterCard, values, path)
+    return read_card_of(SegmenterCard, path, task=TASK, what="segmenter")
 
 
 def load_segmenter(path: Path) -> tuple[Segmenter, SegmenterCard]:
@@ -90,13 +83,8 @@ def load_segmenter(path: Path) -> tuple[Segmenter, SegmenterCard]:
         FileNotFoundError: No such file.
         ValueError: Not a segmenter's file, or its weights do not fit its card.
     """
-    if path.is_dir():
-        path = path / "best.safetensors"
+    path = model_file(path)
     card = read_segmenter_card(path)
     segmenter = card.build()
-    try:
-        segmenter.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"the weights in {path} do not fit its card: {reason}") from error
+    load_built(segmenter, path)
     return segmenter, card

@@ -5,7 +5,7 @@ Legend: B batch, C channels, H W rows and columns of a map, K classes.
 
 from torch import Tensor, nn
 
-from wavevit.segmentation.conv_norm import ConvNormReLU
+from wavevit.layers.conv_norm import ConvNormReLU
 
 
 class FCNHead(nn.Module):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavevit.models.folding import fold_batch_norm
+from wavevit.layers.folding import fold_batch_norm
 
 
 def shifted_resizing(size: int, source_size: int, like: Tensor) -> Tensor:

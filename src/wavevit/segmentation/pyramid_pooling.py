@@ -9,7 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from wavevit.segmentation.conv_norm import ConvNormReLU
+from wavevit.layers.conv_norm import ConvNormReLU
 from wavevit.segmentation.resize import resize_bilinear
 
 

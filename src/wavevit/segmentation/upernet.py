@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from wavevit.layers.conv_norm import ConvNormReLU
 from wavevit.models.pyramid_backbone import PyramidBackbone
-from wavevit.segmentation.conv_norm import ConvNormReLU
 from wavevit.segmentation.fcn_head import FCNHead, classifier
 from wavevit.segmentation.fusion_conv import FusionConv
 from wavevit.segmentation.losses import DiceLoss, LossAverage, PixelCrossEntropy

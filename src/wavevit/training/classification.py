@@ -6,6 +6,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from wavevit.data.classification import ClassificationDataset, ClassificationSplits
 from wavevit.data.label_maps.reader import open_label_maps
 from wavevit.data.loader import (
     Batch,
@@ -28,10 +29,9 @@ from wavevit.training.fingerprint import digest, digest_names, file_pieces
 from wavevit.training.objectives import LabelObjective, Objective
 from wavevit.training.shared_evaluation import measure_shares, merge_shares
 from wavevit.training.teaching_settings import Distillation, TokenLabels
-from wavevit.training.validation_check import check_images
 
 
-class ClassificationTask(DataTask):
+class ClassificationTask(DataTask[ClassificationDataset]):
     """What the loop needs to train a classifier.
 
     Args:
@@ -62,11 +62,10 @@ class ClassificationTask(DataTask):
         token_label = token_label or TokenLabels()
         distill = distill or Distillation()
         self._check(token_label, distill)
-        self.splits = data.open()
-        self.val_set = self.splits.val
+        self.splits: ClassificationSplits = data.open()
         class_names = list(self.splits.class_names)
         super().__init__(
-            self.splits.train,
+            self.splits,
             model.card(class_names, data.image_size, token_label=token_label.enabled),
             batch_size=data.batch_size,
             num_workers=data.num_workers,
@@ -139,31 +138,6 @@ class ClassificationTask(DataTask):
         if self.teacher_weights is not None:
             found["teacher's weights"] = digest(file_pieces(self.teacher_weights))
         return found
-
-    def check_validation_set(self, fabric: Fabric, timeout_s: float = 0) -> None:
-        """Reads every validation image once, so that a run does not fail at its first evaluation.
-
-        Images of a split that we drew ourselves and that cannot be read are left out of it, and
-        stand in `left_out`. Each process reads a share.
-
-        Args:
-            fabric: The processes.
-            timeout_s: Longest wait for a loader's worker, seconds; 0 waits for ever.
-
-        Raises:
-            ValueError: An image of the user's own validation split cannot be read.
-            LoaderError: A process that loads images died.
-        """
-        self.timeout_s = timeout_s
-        kept, self.left_out = check_images(
-            fabric,
-            self.val_set,
-            may_leave_out=self.splits.held_out,
-            num_workers=self.num_workers,
-            timeout_s=timeout_s,
-        )
-        if self.left_out:
-            self.val_set = self.val_set.subset(np.array(kept))
 
     def build_model(self) -> nn.Module:
         """The network with its initial or fine-tuned weights."""

@@ -5,35 +5,53 @@ Legend: B samples of a batch.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from wavevit.data.loading import SampleSource
 from wavevit.data.samplers import TrainSampler
 from wavevit.data.worker_failures import received
 from wavevit.training.model_file import read_best, write_best
 from wavevit.training.run_directory import RunDirectory
+from wavevit.training.validation_check import check_images
+
+Source = TypeVar("Source", bound=SampleSource[Any])
+Source_co = TypeVar("Source_co", bound=SampleSource[Any], covariant=True)
 
 
-class Samples(Protocol):
-    """What is trained on."""
+class Splits(Protocol[Source_co]):
+    """What a run trains on and what it is measured on."""
 
-    def __len__(self) -> int:
-        """Number of samples."""
+    @property
+    def train(self) -> Source_co:
+        """Images to train on."""
         ...
 
-    def sample_id(self, index: int) -> str:
-        """Name of a sample."""
+    @property
+    def val(self) -> Source_co:
+        """Images to measure on."""
+        ...
+
+    @property
+    def held_out(self) -> bool:
+        """Whether we drew `val` ourselves."""
+        ...
+
+    def keep_validation(self, kept: NDArray[np.int64]) -> "Splits[Source_co]":
+        """The splits with some of the validation images only, by index."""
         ...
 
 
-class DataTask:
-    """Base of the tasks: draws the samples of each step, and keeps the best network.
+class DataTask(Generic[Source]):
+    """Base of the tasks: checks the data, draws each step's samples, keeps the best network.
 
     Args:
-        train_set: What is trained on.
+        splits: What is trained on and measured on.
         card: How to rebuild and feed the network; a dataclass with "metrics".
         batch_size: Samples per process and forward pass.
         num_workers: Processes that decode and augment; 0 does so in the main process.
@@ -41,14 +59,22 @@ class DataTask:
         repeats: How often a sample comes in a row, each time augmented anew.
 
     Attributes:
+        splits: What is trained on and measured on, but for what is left out.
+        val_set: Images that evaluations measure on.
         num_samples: Samples of an epoch.
         left_out: Validation samples that cannot be read, and why.
         timeout_s: Longest wait for a worker of an evaluation's loader, seconds.
     """
 
+    splits: Splits[Source]
+    val_set: Source
+    num_samples: int
+    left_out: dict[str, str]
+    timeout_s: float
+
     def __init__(
         self,
-        train_set: Samples,
+        splits: Splits[Source],
         card: Any,
         *,
         batch_size: int,
@@ -56,15 +82,47 @@ class DataTask:
         seed: int,
         repeats: int = 1,
     ) -> None:
-        self.train_set = train_set
+        self.splits = splits
+        self.val_set = splits.val
         self.card = card
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.repeats = repeats
-        self.num_samples = len(train_set)
-        self.left_out: dict[str, str] = {}
+        self.num_samples = len(splits.train)
+        self.left_out = {}
         self.timeout_s = 0.0
+
+    @property
+    def val_inputs(self) -> SampleSource[Any]:
+        """The validation images as evaluations read them."""
+        return self.val_set
+
+    def check_validation_set(self, fabric: Fabric, timeout_s: float = 0) -> None:
+        """Reads all validation data once, so that a run does not fail at its first evaluation.
+
+        Images of a split that we drew ourselves and that cannot be read are left out of it, and
+        stand in `left_out`. Each process reads a share.
+
+        Args:
+            fabric: The processes.
+            timeout_s: Longest wait for a loader's worker, seconds; 0 waits for ever.
+
+        Raises:
+            ValueError: An image of the user's own validation split cannot be read.
+            LoaderError: A process that loads images died.
+        """
+        self.timeout_s = timeout_s
+        kept, self.left_out = check_images(
+            fabric,
+            self.val_inputs,
+            may_leave_out=self.splits.held_out,
+            num_workers=self.num_workers,
+            timeout_s=timeout_s,
+        )
+        if self.left_out:
+            self.splits = self.splits.keep_validation(np.array(kept))
+            self.val_set = self.splits.val
 
     def train_loader(
         self, sampler: TrainSampler, *, pin_memory: bool, timeout_s: float
@@ -119,7 +177,7 @@ class DataTask:
         Args:
             indices: int64 ``(B,)``.
         """
-        return [self.train_set.sample_id(int(index)) for index in indices]
+        return [self.splits.train.sample_id(int(index)) for index in indices]
 
     def save_best(
         self, run: RunDirectory, state: dict[str, Tensor], metrics: dict[str, float]

@@ -5,7 +5,6 @@ Legend: B images of a batch, N objects of an image, H W rows and columns in pixe
 
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -28,8 +27,8 @@ from wavevit.training.detection_settings import (
     DetectionData,
     DetectorSettings,
 )
+from wavevit.training.detection_splits import DetectionSplits
 from wavevit.training.shared_evaluation import measure_shares, merge_shares
-from wavevit.training.validation_check import check_images
 
 # Of COCO's twelve numbers, those in the log; the report has all.
 _LOGGED = ("ap", "ap50", "ap75")
@@ -55,7 +54,7 @@ def _unpack(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return (given.images, given.targets) if isinstance(given, Untouched) else arguments
 
 
-class DetectionTask(DataTask):
+class DetectionTask(DataTask[DetectionSource]):
     """What the loop needs to train a detector.
 
     Args:
@@ -81,10 +80,10 @@ class DetectionTask(DataTask):
         self.model = model
         self.train_transform = augment.transform(data)
         self.eval_transform = data.eval_transform()
-        self.splits = data.open(with_masks=model.with_masks)
+        self.splits: DetectionSplits = data.open(with_masks=model.with_masks)
         train_set = self.splits.train
         super().__init__(
-            train_set,
+            self.splits,
             model.card(train_set.class_names, train_set.category_ids, data),
             batch_size=data.batch_size,
             num_workers=data.num_workers,
@@ -96,19 +95,16 @@ class DetectionTask(DataTask):
         self._evaluated_modules: list[str] = []
 
     @property
-    def val_set(self) -> DetectionSource:
-        """Images that evaluations measure on."""
-        return self.splits.val
+    def val_inputs(self) -> DetectionSource:
+        """The validation images without masks, which the detector does not need."""
+        return self.splits.val_inputs
 
     def fingerprints(self) -> dict[str, str]:
         """What the run reads, by name: starts of SHA-256s that tell other content."""
         return self.splits.fingerprints()
 
     def check_validation_set(self, fabric: Fabric, timeout_s: float = 0) -> None:
-        """Reads every validation image once, so that a run does not fail at its first evaluation.
-
-        Images of a split that we drew ourselves and that cannot be read are left out of it, and
-        stand in `left_out`. Each process reads a share.
+        """Reads all validation images once; see the base.
 
         Args:
             fabric: The processes.
@@ -120,17 +116,8 @@ class DetectionTask(DataTask):
             LoaderError: A process that loads images died.
         """
         self._check_trainer(fabric)
-        self.timeout_s = timeout_s
-        kept, self.left_out = check_images(
-            fabric,
-            self.splits.val_inputs,
-            may_leave_out=self.splits.held_out,
-            num_workers=self.num_workers,
-            timeout_s=timeout_s,
-        )
-        if self.left_out:
-            self.splits = self.splits.keep_validation(np.array(kept))
-            self._truth = None
+        super().check_validation_set(fabric, timeout_s)
+        self._truth = None
 
     def _check_trainer(self, fabric: Fabric) -> None:
         if fabric.strategy.precision.precision == "64-true":
@@ -213,7 +200,7 @@ class DetectionTask(DataTask):
             with_masks=self.model.with_masks,
         )
         loader = detection_eval_loader(
-            self.splits.val_inputs,
+            self.val_inputs,
             self.eval_transform,
             batch_size=self.data.eval_batch_size,
             num_workers=self.num_workers,

@@ -3,7 +3,6 @@
 Legend: B images of a batch, H W rows and columns in pixels.
 """
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -28,11 +27,11 @@ from wavevit.training.segmentation_settings import (
     SegmentationData,
     SegmenterSettings,
 )
+from wavevit.training.segmentation_splits import SegmentationSplits
 from wavevit.training.shared_evaluation import measure_shares, merge_shares
-from wavevit.training.validation_check import check_images
 
 
-class SegmentationTask(DataTask):
+class SegmentationTask(DataTask[SegmentationSource]):
     """What the loop needs to train a segmenter.
 
     Args:
@@ -56,10 +55,10 @@ class SegmentationTask(DataTask):
         self.data = data
         self.augment = augment
         self.model = model
-        self.splits = data.open()
+        self.splits: SegmentationSplits = data.open()
         train_set = self.splits.train
         super().__init__(
-            train_set,
+            self.splits,
             model.card(train_set.class_names, train_set.palette, data),
             batch_size=data.batch_size,
             num_workers=data.num_workers,
@@ -70,39 +69,9 @@ class SegmentationTask(DataTask):
         self.metrics: SegmentationMetrics | None = None
         self.result: SegmentationResult | None = None
 
-    @property
-    def val_set(self) -> SegmentationSource:
-        """Images that evaluations measure on."""
-        return self.splits.val
-
     def fingerprints(self) -> dict[str, str]:
         """What the run reads, by name: starts of SHA-256s that tell other content."""
         return self.splits.fingerprints()
-
-    def check_validation_set(self, fabric: Fabric, timeout_s: float = 0) -> None:
-        """Reads every validation image and mask once, so that a run does not fail at their first.
-
-        Images of a split that we drew ourselves and that cannot be read are left out of it, and
-        stand in `left_out`. Each process reads a share.
-
-        Args:
-            fabric: The processes.
-            timeout_s: Longest wait for a loader's worker, seconds; 0 waits for ever.
-
-        Raises:
-            ValueError: An image of the user's own validation split cannot be read.
-            LoaderError: A process that loads images died.
-        """
-        self.timeout_s = timeout_s
-        kept, self.left_out = check_images(
-            fabric,
-            self.val_set,
-            may_leave_out=self.splits.held_out,
-            num_workers=self.num_workers,
-            timeout_s=timeout_s,
-        )
-        if self.left_out:
-            self.splits = self.splits.keep_validation(np.array(kept))
 
     def build_model(self) -> nn.Module:
         """The segmenter with its initial or fine-tuned weights."""

@@ -5,7 +5,7 @@ Shape legend: I images of all splits, M objects of a split.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from wavevit.data.detection.report import DetectionReport, SplitSummary
 from wavevit.data.file_inspection import FileFacts, equal_rows, extension_fault, inspect_files
 from wavevit.data.image_header import read_header
 from wavevit.data.images import UnreadableImageError
+from wavevit.data.problems import sort_by_kind
+from wavevit.data.same_pictures import same_pictures
 
 _SMALL_AREA, _LARGE_AREA = 32.0**2, 96.0**2
 _PERCENTILES = {"min": 0, "p5": 5, "median": 50, "p95": 95, "max": 100}
@@ -64,8 +66,7 @@ def check_detection(
             if name == "train":  # the others must have its classes
                 class_names = reading.annotations.class_names
     report.format_counts = _check_images(parts, report.problems, num_workers, on_progress)
-    rank = {kind: number for number, kind in enumerate((*ERROR_KINDS, *WARNING_KINDS))}
-    report.problems.sort(key=lambda problem: rank[problem.kind])
+    sort_by_kind(report.problems, (*ERROR_KINDS, *WARNING_KINDS))
     return report
 
 
@@ -152,7 +153,9 @@ def _check_images(
         if on_progress is not None:
             on_progress(number + 1, len(places), len(problems))
     for group in equal_rows(digests, np.flatnonzero(is_readable)):
-        problems += _same_pictures(parts, [places[int(number)] for number in group])
+        alike = [places[int(number)] for number in group]
+        named = [(split, parts[split].sample_id(index)) for split, index in alike]
+        problems += (DetectionProblem(k, name, "", text) for k, name, text in same_pictures(named))
     return dict(formats.most_common())
 
 
@@ -185,22 +188,3 @@ def _instance_map_problems(part: DetectionAnnotations, index: int) -> list[Detec
         DetectionProblem("empty_mask", name, f"object {number}", "no pixel has its number")
         for number in lacking.tolist()
     ]
-
-
-def _same_pictures(
-    parts: dict[str, DetectionAnnotations], places: Sequence[tuple[str, int]]
-) -> list[DetectionProblem]:
-    """The problems of two or more images with the same pixels."""
-    splits = list(dict.fromkeys(split for split, _ in places))
-    found = []
-    if len(splits) > 1:
-        first = {split: parts[split].sample_id(index) for split, index in reversed(places)}
-        others = ", ".join(f"{first[split]} ({split})" for split in splits[1:])
-        detail = f"{splits[0]} has the same picture as {others}"
-        found.append(DetectionProblem("leakage", first[splits[0]], "", detail))
-    for split in splits:
-        names = [parts[split].sample_id(index) for other, index in places if other == split]
-        if len(names) > 1:
-            detail = f"the same picture as {', '.join(names[1:])}"
-            found.append(DetectionProblem("duplicate_image", names[0], "", detail))
-    return found

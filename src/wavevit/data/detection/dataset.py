@@ -3,7 +3,6 @@
 Shape legend: N objects, H rows, W columns, H0 and W0 those of the image as stored, K classes.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -14,18 +13,9 @@ from PIL import Image
 
 from wavevit.data.detection.annotations import DetectionAnnotations
 from wavevit.data.detection.sample import DetectionSample, MaskView
-from wavevit.data.images import IMAGE_FORMATS, UnreadableImageError, load_image
+from wavevit.data.sized_image import load_sized
 
 MIN_TRAIN_SIDE = 32
-
-_EXIF_ORIENTATION = 0x0112
-# What undoes the orientations that swap rows and columns.
-_STORED_BY_ORIENTATION = {
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 class DetectionSource(Protocol):
@@ -186,20 +176,7 @@ def load_annotated(annotations: DetectionAnnotations, index: int) -> Image.Image
     Raises:
         UnreadableImageError: If it cannot be decoded, or has another size.
     """
-    path = annotations.path(index)
-    picture = load_image(path)
-    H0, W0 = annotations.size(index)
-    if picture.size == (W0, H0):
-        return picture
-    if picture.size == (H0, W0):
-        with Image.open(path, formats=IMAGE_FORMATS) as header:
-            stored = _STORED_BY_ORIENTATION.get(header.getexif().get(_EXIF_ORIENTATION, 1))
-        if stored is not None:
-            return picture.transpose(stored)
-    raise UnreadableImageError(
-        os.fspath(path),
-        f"it has {picture.width} x {picture.height} pixels, its annotations are for {W0} x {H0}",
-    )
+    return load_sized(annotations.path(index), annotations.size(index), "its annotations are for")
 
 
 def _has_objects(annotations: DetectionAnnotations) -> NDArray[np.bool_]:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wavevit.data.problems import refuse_first_error
+
 ERROR_KINDS = {
     "annotation_file": "annotation files that are missing, empty or of another kind",
     "entry": "entries with fields that are missing or wrong",
@@ -70,18 +72,15 @@ def refuse_errors(problems: Sequence[DetectionProblem], data: str) -> None:
         ValueError: If there is an error.
     """
     errors = [problem for problem in problems if problem.is_error]
-    if not errors:
-        return
-    num_others = sum(problem.kind == "other_class" for problem in errors)
-    if errors[0].kind == "other_class":
+    if errors and errors[0].kind == "other_class":
+        num_others = sum(problem.kind == "other_class" for problem in errors)
         # Nothing is wrong with the data, so there is nothing to repair.
         raise ValueError(
             f"{errors[0]} (so it is with {num_others:,} objects: the data have other classes than "
             "the model, or than the training split; take data with its classes, or train on these)"
         )
-    if len(errors) == 1:
-        raise ValueError(f"{errors[0]} (the only error; `wavevit check-data {data}` shows more)")
-    raise ValueError(
-        f"{errors[0]} (the first of {len(errors):,} errors; `wavevit check-data {data}` lists "
-        f"all, `wavevit convert-data {data} OUT --repair` writes a copy without them)"
+    check = f"`wavevit check-data {data}`"
+    repair = f"`wavevit convert-data {data} OUT --repair` writes a copy without them"
+    refuse_first_error(
+        problems, f"{check} shows more" if len(errors) == 1 else f"{check} lists all, {repair}"
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from wavevit.data.check_report import printable
 from wavevit.data.detection.problems import ERROR_KINDS, WARNING_KINDS, DetectionProblem
+from wavevit.data.problems import count_kinds, problem_lines
 
 _MAX_CLASSES_SHOWN = 20
 _DIGITS = {"objects per image": 0, "part of image": 4}
@@ -56,10 +57,7 @@ class DetectionReport:
     @property
     def problem_counts(self) -> dict[str, int]:
         """Number of problems of each kind that was found."""
-        counts = dict.fromkeys((*ERROR_KINDS, *WARNING_KINDS), 0)
-        for problem in self.problems:
-            counts[problem.kind] += 1
-        return {kind: count for kind, count in counts.items() if count}
+        return count_kinds(self.problems, (*ERROR_KINDS, *WARNING_KINDS))
 
     @property
     def num_errors(self) -> int:
@@ -95,20 +93,7 @@ def report_lines(report: DetectionReport) -> Iterator[str]:
     if not report.problems:
         yield "no problems found"
         return
-    for kind, count in report.problem_counts.items():
-        is_error = kind in ERROR_KINDS
-        meaning = (ERROR_KINDS if is_error else WARNING_KINDS)[kind]
-        yield f"{'error' if is_error else 'warning'}, {kind}: {count:,} ({meaning})"
-        for problem in report.problems:
-            if problem.kind == kind:
-                yield f"  {printable(str(problem))}"
-        yield ""
-    summary = ", ".join(f"{count:,} {kind}" for kind, count in report.problem_counts.items())
-    num_warnings = len(report.problems) - report.num_errors
-    yield (
-        f"{len(report.problems):,} problems found: {report.num_errors:,} errors, "
-        f"{num_warnings:,} warnings ({summary})"
-    )
+    yield from problem_lines(report.problems, ERROR_KINDS, WARNING_KINDS)
     if report.num_errors:
         yield "training does not start before the errors are gone; `wavevit convert-data --repair`"
         yield "writes a copy of the data without them"

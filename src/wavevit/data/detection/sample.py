@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wavevit.data.detection.resize import Size, resize_image
+from wavevit.data.resize import Size, nearest_indices, resize_image
 
 # ImageNet's mean colour: about zero once a detector has normalised it, as its own padding is.
 PADDING_RGB = (124, 116, 104)
@@ -59,7 +59,8 @@ class MaskView:
             size: Rows and columns.
         """
         H, W = size
-        return replace(self, rows=_stretched(self.rows, H), columns=_stretched(self.columns, W))
+        rows = self.rows[nearest_indices(len(self.rows), H)]
+        return replace(self, rows=rows, columns=self.columns[nearest_indices(len(self.columns), W)])
 
     def cropped(self, top: int, left: int, size: Size) -> "MaskView":
         """The view of a window.
@@ -100,13 +101,6 @@ class MaskView:
             rows, columns = _extent(in_row), _extent(in_column)
             target[rows, columns] = mask.take(self.columns[columns], axis=1)[self.rows[rows]]
         return torch.from_numpy(shown)
-
-
-def _stretched(indices: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Indices after a resize to `length`, as OpenCV's ``INTER_NEAREST`` picks them."""
-    step = 1 / (length / len(indices))  # in this order: its rounding decides at whole numbers
-    nearest = np.floor(np.arange(length) * step).astype(np.int64)
-    return indices[np.minimum(nearest, len(indices) - 1)]
 
 
 def _extent(used: NDArray[np.bool_]) -> slice:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
@@ -183,9 +182,8 @@ def _check_files(
     is_readable = np.zeros(len(places), np.bool_)
     formats: Counter[str] = Counter()
     sums = {split: _Sums(num_images=len(part)) for split, part in parts.items()}
-    tasks: Any = (partial(_inspect, parts[split], index) for split, index in places)
-    results = cast("Iterator[_PairFacts]", run_in_order(tasks, num_workers))
-    for number, facts in enumerate(results):
+    tasks = (partial(_inspect, parts[split], index) for split, index in places)
+    for number, facts in enumerate(run_in_order(tasks, num_workers)):
         split, index = places[number]
         if isinstance(facts.image, FileFacts):
             digests[number] = np.frombuffer(facts.image.pixel_digest, np.uint64)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
@@ -197,9 +196,9 @@ def _classes_in_masks(
     layout: SegmentationLayout, rule: LabelRule, num_workers: int
 ) -> SegmentationClasses:
     """As many classes as the largest label needs; masks that cannot be read are left out."""
-    tasks: Any = (partial(_largest_label, path, rule) for path in _mask_paths(layout))
+    tasks = (partial(_largest_label, path, rule) for path in _mask_paths(layout))
     largest, num_masks, fault = -1, 0, None
-    for found in cast("Iterator[int | UnreadableImageError]", run_in_order(tasks, num_workers)):
+    for found in run_in_order(tasks, num_workers):
         num_masks += 1
         if isinstance(found, int):
             largest = max(largest, found)

@@ -1,4 +1,4 @@
-"""Convolution, BatchNorm, ReLU: what the heads are made of.
+"""Convolution, BatchNorm, ReLU: what heads are made of.
 
 Legend: B batch, C channels, H W rows and columns of a map.
 """
@@ -6,7 +6,7 @@ Legend: B batch, C channels, H W rows and columns of a map.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavevit.models.folding import fold_batch_norm
+from wavevit.layers.folding import fold_batch_norm
 
 
 class ConvNormReLU(nn.Module):
