@@ -91,8 +91,7 @@ def save_segmenter() -> Callable[..., Path]:
             "wavevit_test",
             {"channels": 16, "auxiliary": False},
             list(class_names),
-            generated_palette(len(class_names)),
-            **values,
+            **{"palette": generated_palette(len(class_names)), **values},
         )
         segmenter = segmenter_card.build()
         classifier: Any = segmenter.network.head.classifier

@@ -90,7 +90,25 @@ def test_two_images_with_one_mask_name_lose_nothing(
     write_images(tmp_path / "in", "a.jpg", "a.png")
     words = ["predict", str(tmp_path / "in"), "--checkpoint", str(model)]
     assert main([*words, "--save-masks", str(tmp_path / "masks")]) == 1
-    assert "exists; not replaced" in capsys.readouterr().err
+    assert "is that of another image" in capsys.readouterr().err
+    assert main([*words, "--draw", str(tmp_path / "drawn")]) == 0
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"a.jpg", "a.png"}
+
+
+def test_classes_without_colours_get_some(
+    save_segmenter: Callable[..., Path], images: Path, tmp_path: Path
+) -> None:
+    model = save_segmenter(tmp_path / "grey.safetensors", NAMES, palette=[])
+    words = ["predict", str(images / "a.jpg"), "--checkpoint", str(model)]
+    words += ["--save-masks", str(tmp_path / "masks"), "--draw", str(tmp_path / "drawn")]
+    assert main(words) == 0
+
+
+def test_a_missing_checkpoint_is_what_is_said(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(images), "--checkpoint", "nowhere", "--window", "64"]) == 2
+    assert "no such file: nowhere" in capsys.readouterr().err
 
 
 def test_csv_has_a_row_for_each_class(model: Path, images: Path, tmp_path: Path) -> None:

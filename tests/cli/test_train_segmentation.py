@@ -183,6 +183,31 @@ def test_images_are_held_out_where_there_is_no_split(
     assert "--val-fraction 0.34 --split-seed 0" in report
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_options_of_the_loss_and_thin_images_train_and_are_evaluated_alike(
+    train: Train, tmp_path: Path, masks_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Class weights, OHEM and Dice; images that are resized to less than a segmenter takes."""
+    thin = tmp_path / "thin"
+    shutil.copytree(masks_folder, thin)
+    for kind in ("images", "labels"):
+        for path in (thin / kind / "val").iterdir():
+            with Image.open(path) as picture:
+                picture.resize((200, 20), Image.Resampling.NEAREST).save(path)
+    options = ["--model.options.class_weights", str([1.0] + 9 * [2.0])]
+    options += ["--model.options.ohem_threshold", "0.7", "--model.options.ohem_min_kept", "50"]
+    options += ["--model.options.dice_weight", "1", "--data.ignore-index", "3"]
+    (thin / "classes.txt").unlink()
+    assert train(*options, "--data.num-classes", "10", data=thin) == 0
+    logged = rows(tmp_path / "run", "evaluation")[-1]["mean_iou"]
+    capsys.readouterr()
+    words = ["evaluate", "--checkpoint", str(tmp_path / "run"), "--data", str(thin)]
+    output = tmp_path / "out"
+    assert main([*words, "--num-workers", "0", "--output", str(output)]) == 0
+    found = json.loads((output / "metrics.json").read_text())["metrics"]["mean_iou"]
+    assert found == pytest.approx(logged, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -191,6 +216,9 @@ def test_images_are_held_out_where_there_is_no_split(
         (["--backbone", "wavevit_x"], "timm has no model named 'wavevit_x'"),
         (["--model.options.channel", "8"], "did you mean channels"),
         (["--model.options.num_classes", "8"], "it follows from the data"),
+        (["--model.options.class_weights", "abc"], "must be a list of 10 numbers from 0 on"),
+        (["--model.options.class_weights", "[1, 2]"], "must be a list of 10 numbers from 0 on"),
+        (["--model.options.dropout", "2"], "dropout must be a number in [0, 1]"),
         (["--model.weights", "nowhere.pth"], "model.weights names no file"),
         (["--data.short-edge", "16"], "data.short_edge must be at least 32"),
         (["--augment.crop-size", "[16, 32]"], "augment.crop_size must be at least 32 x 32"),

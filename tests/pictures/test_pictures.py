@@ -122,6 +122,16 @@ def test_confusion_of_names_and_classes_that_are_odd(tmp_path: Path) -> None:
     assert is_white_border(read(tmp_path / "c.png"))
 
 
+def test_confusion_of_very_many_samples_and_long_names_has_room_for_them(tmp_path: Path) -> None:
+    for length in (1, 60):
+        names = [f"{'W' * length}{i}" for i in range(11)]
+        draw_confusion(np.full((11, 11), 10**11), names, tmp_path / "c.png")
+        pixels = read(tmp_path / "c.png")
+        assert is_white_border(pixels)
+        ink = np.flatnonzero((pixels[150:-100] < 200).any(axis=(0, 2)))
+        assert 10 <= ink[0] <= 24  # "true class" begins here
+
+
 def test_confusion_refuses_names_of_another_number(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected a \(3, 3\) matrix for 3 names, got \(2, 2\)"):
         draw_confusion(np.eye(2, dtype=np.int64), ["a", "b", "c"], tmp_path / "c.png")

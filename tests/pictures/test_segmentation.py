@@ -9,6 +9,7 @@ from PIL import Image
 from wavevit.pictures.class_iou import draw_class_iou
 from wavevit.pictures.index_png import to_index_picture, write_index_png
 from wavevit.pictures.segmentation import (
+    LegendEntry,
     draw_legend,
     draw_segmentation,
     edge_width,
@@ -130,6 +131,30 @@ def test_a_legend_has_columns_where_there_is_room() -> None:
     assert heights[1] < heights[0]
 
 
+def test_columns_of_a_legend_are_as_wide_as_their_own_names() -> None:
+    short = [LegendEntry(name, "1.0%", (200, 0, 0)) for name in ("sky", "car")]
+    long = LegendEntry("a name of many letters", "1.0%", (0, 0, 200))
+    strip = np.asarray(draw_legend([*short, long, long], 380, 14))
+    is_red, is_blue = ((strip == color).all(axis=2) for color in ((200, 0, 0), (0, 0, 200)))
+    first, second = (int(np.flatnonzero(chips.any(axis=0))[0]) for chips in (is_red, is_blue))
+    assert first < second < 150  # beside each other; the long name's width would not fit twice
+    assert (strip[:, -3:] == 255).all()
+
+
+def test_a_long_name_leaves_room_for_what_is_said_of_a_picture(tmp_path: Path) -> None:
+    labels = halves(20, 30)
+    sheets = []
+    for caption in ("mean IoU 1.0%", "mean IoU 2.0%"):
+        name = "a/long/folder/" * 20 + "name.png"
+        example = SegmentationExample(photo(20, 30), labels, labels, name, caption)
+        path = tmp_path / "predictions.png"
+        draw_segmentation_predictions([("some", [example])], NAMES, PALETTE, path)
+        with Image.open(path) as image:
+            sheets.append(np.asarray(image.convert("RGB")))
+    assert (sheets[0] != sheets[1]).any()
+    assert (sheets[0][:, -20:] == 255).all()
+
+
 def test_training_samples_are_drawn_beside_their_classes(tmp_path: Path) -> None:
     samples = [(photo(*size), halves(*size)) for size in ((64, 64), (30, 60), (300, 200))]
     draw_segmentation_samples(samples, NAMES, PALETTE, tmp_path / "samples.png")
@@ -146,7 +171,8 @@ def test_predictions_show_mistakes_in_red_and_leave_out_what_does_not_count(
 ) -> None:
     truth = halves(256, 256)
     predicted = np.zeros((256, 256), np.uint8)
-    example = SegmentationExample(Image.new("RGB", (256, 256), (90, 90, 90)), truth, predicted, "x")
+    grey = Image.new("RGB", (256, 256), (90, 90, 90))
+    example = SegmentationExample(grey, truth, predicted, "x", "y")
     draw_segmentation_predictions(
         [("none", []), ("some", [example])], NAMES, PALETTE, tmp_path / "predictions.png"
     )

@@ -169,13 +169,13 @@ def test_input_that_does_not_fit_is_refused() -> None:
     [
         ({"num_classes": 0}, "num_classes must be 1 to 255, the label to ignore, got 0"),
         ({"num_classes": 256}, "num_classes must be 1 to 255"),
-        ({"channels": 0}, "channels must be at least 1, got 0"),
-        ({"auxiliary_weight": -1}, "auxiliary_weight must be a number of at least 0, got -1"),
-        ({"dice_weight": math.nan}, "dice_weight must be a number of at least 0, got nan"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
-        ({"pool_sizes": ()}, "pool_sizes must be positive, and at least one"),
-        ({"pool_sizes": (0, 2)}, "pool_sizes must be positive"),
-        ({"class_weights": (1.0, 2.0)}, "class_weights must be 5 numbers"),
+        ({"channels": 0}, "channels must be a whole number from 1 on, got 0"),
+        ({"auxiliary_weight": -1}, "auxiliary_weight must be a number from 0 on, got -1"),
+        ({"dice_weight": math.nan}, "dice_weight must be a number from 0 on, got nan"),
+        ({"dropout": 1.5}, r"dropout must be a number in \[0, 1\], got 1.5"),
+        ({"pool_sizes": ()}, "pool_sizes must be a list of numbers above 0"),
+        ({"pool_sizes": (0, 2)}, "pool_sizes must be a list of numbers above 0"),
+        ({"class_weights": (1.0, 2.0)}, "class_weights must be a list of 5 numbers from 0 on"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:

@@ -82,7 +82,8 @@ def test_mistakes_are_counted_and_come_first(masks_folder: Path, fabric: Fabric)
     (_, hardest), _ = choose_segmentation_examples(
         task.val_set, task.result.rows, lambda image: torch.zeros(64, 64, dtype=torch.uint8)
     )
-    assert hardest[0].caption == "images/val/1.png: mean IoU 0.0%, 0.0% of the pixels right"
+    assert hardest[0].name == "images/val/1.png"
+    assert hardest[0].caption == "mean IoU 0.0%, 0.0% of the pixels right"
 
 
 def test_the_network_gets_normalised_pixels_and_labels(masks_folder: Path, fabric: Fabric) -> None:

@@ -15,6 +15,7 @@ from wavevit.cli.official_conversion import (
     size_rule,
     write_converted,
 )
+from wavevit.data.segmentation.palette import class_palette
 from wavevit.models.official_files import OfficialFile
 from wavevit.models.weights import LoadReport
 from wavevit.segmentation import ade20k
@@ -108,6 +109,6 @@ def _classes(source: Path, file: OfficialFile, num_classes: int, given: Path | N
     is_ade20k = tuple(names) == ade20k.CLASS_NAMES
     palette = file.palette
     if len(palette) != num_classes:
-        palette = [list(colour) for colour in ade20k.PALETTE] if is_ade20k else []
+        palette = [list(colour) for colour in ade20k.PALETTE] if is_ade20k else class_palette(names)
     reduced = bool(_REDUCED.search(file.config)) if file.config else is_ade20k
     return _Classes(names, palette, reduced)

@@ -82,7 +82,8 @@ def evaluate_segmenter(
         mask_folder: Folder of masks, likewise.
         image_suffix: How the names of images end, such as "_rgb.jpg".
         mask_suffix: How the names of masks end, such as "_labels.png".
-        ignore_index: Number in masks of pixels that do not count, besides 255.
+        ignore_index: Number in masks of pixels that do not count, besides 255; null: as in
+            training.
         reduce_zero_label: Takes 0 in masks for pixels that do not count, and 1 for the first class;
             null: as in training.
         window: Side of the sliding windows, in pixels, that images are looked through; null looks
@@ -108,6 +109,8 @@ def evaluate_segmenter(
     from wavevit.cli.segmentation_inference import LESS_MEMORY, load_predictor
     from wavevit.data.segmentation.layouts import PairPattern
     from wavevit.data.segmentation.masks import LabelRule
+    from wavevit.models.card import model_file
+    from wavevit.segmentation.card import read_segmenter_card
 
     check_loading(batch_size, num_workers)
     with processes(device) as fabric:
@@ -128,15 +131,17 @@ def evaluate_segmenter(
                     flip=flip,
                     batch_size=batch_size,
                 )
-            reduced = predictor.card.reduce_zero_label
+            card = predictor.card
             source, description = open_for(
                 predictor,
                 data,
                 split,
                 pattern=PairPattern(image_folder, mask_folder, image_suffix, mask_suffix),
                 rule=LabelRule(
-                    ignore_index, reduced if reduce_zero_label is None else reduce_zero_label
+                    card.ignore_index if ignore_index is None else ignore_index,
+                    card.reduce_zero_label if reduce_zero_label is None else reduce_zero_label,
                 ),
+                image_size=read_segmenter_card(model_file(checkpoint)).short_edge,
                 val_fraction=val_fraction,
                 split_seed=split_seed,
             )
@@ -183,6 +188,7 @@ def open_for(
     *,
     pattern: "PairPattern | None" = None,
     rule: "LabelRule | None" = None,
+    image_size: int = 128,
     val_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> "tuple[SegmentationSource, str]":
@@ -194,6 +200,7 @@ def open_for(
         split: Name of the split.
         pattern: Names of folders and endings of files.
         rule: How numbers in masks are labels.
+        image_size: Side of the built-in set's images, pixels.
         val_fraction: Share held out where the data has no split "val".
         split_seed: Seed of that choice.
 
@@ -206,7 +213,7 @@ def open_for(
 
     names = predictor.card.class_names
     if data == "shapes":
-        splits = generated_splits(predictor.card.short_edge)
+        splits = generated_splits(image_size)
         if splits.val.class_names != names:
             raise ValueError(f"the model has other classes than {data}")
         if split not in ("train", "val"):

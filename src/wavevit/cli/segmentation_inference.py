@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from wavevit.cli.inference import Device, find_device
+from wavevit.data.segmentation.palette import class_palette
 from wavevit.models.picture_input import Precision
 from wavevit.segmentation.card import load_segmenter
 from wavevit.segmentation.inference import SegmentationPredictor
@@ -63,6 +64,8 @@ def load_predictor(
         augmentation = TestTimeAugmentation(tuple(scales), flip)
     place = find_device(device)
     segmenter, card = load_segmenter(checkpoint)
+    if not card.palette:
+        card = replace(card, palette=class_palette(card.class_names))
     if short_edge is not None:
         # The longer side is as long as the shape of the picture makes it.
         card = replace(card, short_edge=short_edge, long_edge=64 * short_edge)

@@ -233,10 +233,12 @@ class PredictedPictures:
             OSError: One cannot be written.
             ValueError: The image cannot be read any more.
         """
-        if self._masks is not None:
-            self._write_mask(self._masks, record)
-        if self._overlays is not None:
-            self._overlays.draw(record)
+        try:
+            if self._masks is not None:
+                self._write_mask(self._masks, record)
+        finally:
+            if self._overlays is not None:
+                self._overlays.draw(record)
 
     def _write_mask(self, folder: PictureFolder, record: LabelRecord) -> None:
         from wavevit.pictures.index_png import write_index_png
@@ -244,7 +246,12 @@ class PredictedPictures:
         assert record.labels is not None
         # "a.jpg", whatever its overlay is called, has the mask "a.png".
         target = folder.target(record.path).with_name(f"{Path(record.path).stem}.png")
-        if target in self._written or (target.exists() and not self._overwrite):
+        if target in self._written:
+            raise FileExistsError(
+                f"the mask {target} is that of another image; give images that differ in their "
+                "endings other names"
+            )
+        if target.exists() and not self._overwrite:
             raise FileExistsError(f"the mask {target} exists; not replaced")
         self._written.add(target)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,15 @@ def task_of(checkpoint: Path) -> str:
 
     Args:
         checkpoint: Model file, or run directory with a best.safetensors.
-    """
-    from wavevit.models.card import read_card_values
 
-    path = checkpoint / "best.safetensors" if checkpoint.is_dir() else checkpoint
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    from wavevit.models.card import model_file, read_card_values
+
+    path = model_file(checkpoint)
+    if not path.exists():
+        raise FileNotFoundError(f"--checkpoint: no such file: {path}")
     if path.suffix != ".safetensors":
         return "classification"
     try:

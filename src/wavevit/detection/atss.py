@@ -18,9 +18,9 @@ from wavevit.detection.dense_targets import gather_cells, match_cells, own_cells
 from wavevit.detection.detector import Detection, Detector
 from wavevit.detection.fpn import FPN
 from wavevit.detection.losses import focal_loss, giou_loss, mean_over_processes
-from wavevit.detection.option_checks import check_positive, check_share, check_whole
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.targets import Target
+from wavevit.models.option_checks import check_positive, check_share, check_whole
 from wavevit.models.pyramid_backbone import PyramidBackbone
 
 STRIDES = (8, 16, 32, 64, 128)

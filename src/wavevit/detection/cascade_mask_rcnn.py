@@ -18,13 +18,6 @@ from wavevit.detection.fpn import FPN
 from wavevit.detection.losses import giou_loss
 from wavevit.detection.mask_head import MaskHead, add_masks, mask_loss
 from wavevit.detection.max_iou_assigner import MaxIoUAssigner
-from wavevit.detection.option_checks import (
-    check_all_positive,
-    check_positive,
-    check_share,
-    check_switch,
-    check_whole,
-)
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.proposal_sampler import RandomSampler
 from wavevit.detection.regions import (
@@ -38,6 +31,13 @@ from wavevit.detection.regions import (
 from wavevit.detection.roi_pooling import RoIPooling, join_regions
 from wavevit.detection.rpn import ProposalSettings, Pyramid, RegionProposer, RPNHead, RPNNetwork
 from wavevit.detection.targets import Target
+from wavevit.models.option_checks import (
+    check_all_positive,
+    check_positive,
+    check_share,
+    check_switch,
+    check_whole,
+)
 from wavevit.models.pyramid_backbone import PyramidBackbone
 
 BOX_ROI_SIZE = 7

@@ -24,9 +24,9 @@ from wavevit.detection.losses import (
     paired_iou,
     quality_focal_loss,
 )
-from wavevit.detection.option_checks import check_positive, check_share, check_whole
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.targets import Target
+from wavevit.models.option_checks import check_positive, check_share, check_whole
 from wavevit.models.pyramid_backbone import PyramidBackbone
 
 STRIDES = (8, 16, 32, 64, 128)

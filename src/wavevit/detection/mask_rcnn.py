@@ -15,7 +15,6 @@ from wavevit.detection.detector import Detection, Detector
 from wavevit.detection.fpn import FPN
 from wavevit.detection.mask_head import MaskHead, add_masks, mask_loss
 from wavevit.detection.max_iou_assigner import MaxIoUAssigner
-from wavevit.detection.option_checks import check_share, check_switch, check_whole
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.proposal_sampler import RandomSampler
 from wavevit.detection.regions import (
@@ -34,6 +33,7 @@ from wavevit.detection.rpn import (
     RPNNetwork,
 )
 from wavevit.detection.targets import Target
+from wavevit.models.option_checks import check_share, check_switch, check_whole
 from wavevit.models.pyramid_backbone import PyramidBackbone
 
 BOX_ROI_SIZE = 7

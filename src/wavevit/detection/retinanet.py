@@ -18,14 +18,14 @@ from wavevit.detection.detector import Detection, Detector
 from wavevit.detection.fpn import FPN
 from wavevit.detection.losses import focal_loss
 from wavevit.detection.max_iou_assigner import Assignment, MaxIoUAssigner
-from wavevit.detection.option_checks import (
+from wavevit.detection.preprocess import ImageBatch, Preprocess
+from wavevit.detection.targets import Target
+from wavevit.models.option_checks import (
     check_all_positive,
     check_positive,
     check_share,
     check_whole,
 )
-from wavevit.detection.preprocess import ImageBatch, Preprocess
-from wavevit.detection.targets import Target
 from wavevit.models.pyramid_backbone import PyramidBackbone
 
 STRIDES = (8, 16, 32, 64, 128)

@@ -18,10 +18,10 @@ from wavevit.detection.dynamic_head import DynamicHead
 from wavevit.detection.fpn import FPN
 from wavevit.detection.hungarian import HungarianMatcher, Matching
 from wavevit.detection.losses import giou_loss, mean_over_processes
-from wavevit.detection.option_checks import check_share, check_whole
 from wavevit.detection.preprocess import ImageBatch, Preprocess
 from wavevit.detection.roi_pooling import RoIPooling, join_regions
 from wavevit.detection.targets import Target
+from wavevit.models.option_checks import check_share, check_whole
 from wavevit.models.pyramid_backbone import PyramidBackbone
 
 ROI_SIZE = 7

@@ -30,6 +30,7 @@ from wavevit.pictures.style import (
     one_line,
     panel_figure,
     save_figure,
+    without_letter_warnings,
 )
 
 MAX_CLASSES_WITH_NUMBERS = 20
@@ -37,6 +38,9 @@ _NAME_WIDTH = 170  # pixels
 _LETTERS = 14  # pixels: 10 points
 _NAME_HEIGHT = 15  # pixels a name needs so that the next one does not touch it
 _WORST_SHOWN = 15
+_BORDER = 16  # pixels around everything
+_BELOW = 60  # pixels, for what is written under the matrix
+_TITLE = 52  # pixels
 
 _RIGHT_COLORS = LinearSegmentedColormap.from_list("right", [PAPER, "#a9c9ea", BLUE, "#173f6d"])
 _WRONG_COLORS = LinearSegmentedColormap.from_list("wrong", [PAPER, "#f3b9a6", RED, "#7d1a1a"])
@@ -68,28 +72,25 @@ def draw_confusion(
     with_numbers = K <= MAX_CLASSES_WITH_NUMBERS
     side = float(np.clip(K * 46, 320, 900)) if with_numbers else float(max(820, K + 100))
     names = [fitting(name, _LETTERS, _NAME_WIDTH) for name in class_names]
-    longest = max(font_for(name, _LETTERS).getlength(name) for name in names)
-    margin = longest + 110
     beside = 130 if with_numbers else 500
     # Rare confusions are what one looks for: the power lifts them to where the colours differ.
     norm = PowerNorm(0.5 if with_numbers else 0.35, vmin=0, vmax=1)
     with house_style():
-        figure = Figure(figsize=((margin + side + beside) / DPI, (margin + side + 60) / DPI))
-        width, height = figure.get_size_inches() * DPI
-        axes = figure.add_axes(
-            (margin / width, 60 / height, side / width, side / height)  # left, bottom, size
-        )
+        figure = Figure(figsize=(side / DPI, side / DPI))
+        axes = figure.add_axes((0, 0, 1, 1))
         _draw_matrix(axes, shares, norm, side)
         _draw_names(axes, names, totals[:, 0], side)
+        margin = _make_room(figure, axes, side, beside)
+        width, height = figure.get_size_inches() * DPI
         if with_numbers:
             _draw_numbers(axes, shares, side / K)
         else:
             _draw_worst(figure, confusion, totals[:, 0], names, (margin + side + 110) / width)
-        _draw_scales(figure, norm, (margin + side + 24) / width, 60 / height)
+        _draw_scales(figure, norm, (margin + side + 24) / width, _BELOW / height)
         figure.text(
-            16 / width,
-            1 - 16 / height,
-            fitting(title or "Confusion matrix", 19, round(width) - 32),
+            _BORDER / width,
+            1 - _BORDER / height,
+            fitting(title or "Confusion matrix", 19, round(width) - 2 * _BORDER),
             va="top",
             fontsize=12,
             fontweight="bold",
@@ -174,12 +175,25 @@ def _draw_names(axes: Axes, names: Sequence[str], totals: NDArray[np.int64], sid
     size = 9 if step > 1 or side / K < 24 else 10
     flat = max(font_for(name, _LETTERS).getlength(name) for name in names) < 0.9 * side / K
     axes.set_xticks(shown, [names[i] for i in shown], rotation=0 if flat else 90, fontsize=size)
-    axes.set_yticks(shown, [f"{names[i]}  n={totals[i]}" for i in shown], fontsize=size)
+    axes.set_yticks(shown, [f"{names[i]}  n={totals[i]:,}" for i in shown], fontsize=size)
     axes.tick_params(colors=INK)
     axes.xaxis.tick_top()
     note = f" (every {step}th name shown)" if step > 3 else ""
     axes.set_xlabel(f"predicted class{note}", labelpad=10)
     axes.set_ylabel("true class", labelpad=10)
+
+
+def _make_room(figure: Figure, axes: Axes, side: float, beside: float) -> int:
+    """Enlarges a figure that the matrix fills; gives the pixels on the left of the matrix."""
+    with without_letter_warnings():
+        drawn = axes.get_tightbbox()
+    assert drawn is not None
+    left = math.ceil(-drawn.x0) + _BORDER
+    above = math.ceil(drawn.y1 - side) + _TITLE
+    width, height = left + side + beside, _BELOW + side + above
+    figure.set_size_inches(width / DPI, height / DPI)
+    axes.set_position((left / width, _BELOW / height, side / width, side / height))
+    return left
 
 
 def _draw_numbers(axes: Axes, shares: NDArray[np.float64], cell: float) -> None:
@@ -214,14 +228,14 @@ def _draw_worst(
     pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)]
     pairs = [pair for pair in pairs if wrong[pair] > 0]
     height = figure.get_size_inches()[1] * DPI
-    top = 60 / height + 0.5 - len(pairs) * 19 / height
+    top = _BELOW / height + 0.5 - len(pairs) * 19 / height
     figure.text(
         left, top + (2 * len(pairs) + 1.3) * 19 / height, "Most frequent confusions", weight="bold"
     )
     for rank, (i, j) in enumerate(pairs):
         y = top + 2 * (len(pairs) - 1 - rank) * 19 / height
         figure.text(left, y + 17 / height, f"{names[i]} → {names[j]}", fontsize=9)
-        count = f"{wrong[i, j]} of {totals[i]} ({wrong[i, j] / totals[i]:.0%})"
+        count = f"{wrong[i, j]:,} of {totals[i]:,} ({wrong[i, j] / totals[i]:.0%})"
         figure.text(left, y, count, fontsize=9, color=MUTED)
 
 

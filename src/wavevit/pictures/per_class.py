@@ -58,7 +58,7 @@ def draw_per_class(
         axes.barh(rows, values, height=0.72, color=colors)
         for row, (value, index) in enumerate(zip(values, order, strict=True)):
             axes.text(1.015, row, f"{value:.1%}", va="center", fontsize=9)
-            axes.text(1.125, row, f"n={counts[index]}", va="center", fontsize=9, color=MUTED)
+            axes.text(1.125, row, f"n={counts[index]:,}", va="center", fontsize=9, color=MUTED)
         axes.axvline(mean, color=INK, linewidth=1, dashes=(4, 3))
         axes.text(mean, -0.75, f"mean {mean:.1%}", ha="center", va="bottom", fontsize=9)
         axes.set_yticks(rows, [one_line(class_names[int(i)], 30) for i in order], fontsize=9)

@@ -24,6 +24,7 @@ _MIN_LONG_SIDE = 220  # smaller pictures are enlarged, so that there is somethin
 _MIN_WIDTH = 220  # pixels that a legend needs to be read
 _MOST_LISTED = 40  # classes of a legend
 _LETTERS_ACROSS = 17  # of an entry's name, at most
+_SHARE_LETTERS = "0123456789.%<"
 _ROWS_AT_ONCE = 256
 _HATCH = ((235, 238, 241), (150, 158, 166))  # light and dark stripes of what has no class
 
@@ -216,31 +217,55 @@ def draw_legend(
         letters: Height of the letters, pixels.
         margin: To the left and right, pixels; None suits the letters.
     """
-    line, padding, chip = round(letters * 1.6), round(letters * 0.7), letters
-    gap = round(letters * 0.5)
+    line, padding = round(letters * 1.6), round(letters * 0.7)
     margin = padding if margin is None else margin
-    inside = width - 2 * margin
-    number_font = font_for("0123456789.%<", letters)
-    number = math.ceil(max((number_font.getlength(e.share) for e in entries), default=0))
-    longest = max((font_for(e.name, letters).getlength(e.name) for e in entries), default=0)
-    name = min(math.ceil(longest) + 1, _LETTERS_ACROSS * letters)
-    column = chip + gap + name + gap + number
-    between = round(1.5 * letters)
-    columns = max(1, min(len(entries), (inside + between) // (column + between)))
-    name = min(name, inside - (column - name))
-    rows = math.ceil(len(entries) / columns)
-    strip = Image.new("RGB", (width, rows * line + 2 * padding if entries else 0), PAPER)
+    columns = _legend_columns(entries, width - 2 * margin, letters)
+    rows = len(columns[0].entries) if columns else 0
+    strip = Image.new("RGB", (width, rows * line + 2 * padding if rows else 0), PAPER)
     draw = ImageDraw.Draw(strip)
-    for place, entry in enumerate(entries):
-        left = margin + place // rows * (column + between)
-        middle = padding + place % rows * line + line // 2
-        _draw_chip(strip, draw, entry, (left, middle - chip // 2), chip)
-        text = fitting(entry.name, letters, name)
-        left += chip + gap
-        draw.text((left, middle), text, INK, font_for(text, letters), anchor="lm")
-        right = left + name + gap + number
-        draw.text((right, middle), entry.share, MUTED, number_font, anchor="rm")
+    number_font = font_for(_SHARE_LETTERS, letters)
+    for column in columns:
+        left = margin + column.left
+        for row, entry in enumerate(column.entries):
+            middle = padding + row * line + line // 2
+            _draw_chip(strip, draw, entry, (left, middle - letters // 2), letters)
+            text = fitting(entry.name, letters, column.name)
+            begin = left + letters + round(letters * 0.5)
+            draw.text((begin, middle), text, INK, font_for(text, letters), anchor="lm")
+            right = left + column.width
+            draw.text((right, middle), entry.share, MUTED, number_font, anchor="rm")
     return strip
+
+
+class _Column(NamedTuple):
+    """Entries of a legend below each other; pixels: where it begins, the name's share, all."""
+
+    entries: Sequence[LegendEntry]
+    left: int
+    name: int
+    width: int
+
+
+def _legend_columns(entries: Sequence[LegendEntry], inside: int, letters: int) -> list[_Column]:
+    """As many columns, each as wide as its own names and shares, as there is room for."""
+    font = font_for(_SHARE_LETTERS, letters)
+    numbers = [math.ceil(font.getlength(entry.share)) for entry in entries]
+    names = [math.ceil(font_for(e.name, letters).getlength(e.name)) + 1 for e in entries]
+    others = letters + 2 * round(letters * 0.5)  # the chip, and the gaps on both sides of the name
+    columns: list[_Column] = []
+    for count in range(len(entries), 0, -1):
+        rows = math.ceil(len(entries) / count)
+        columns, left = [], 0
+        for first in range(0, len(entries), rows):
+            part = slice(first, first + rows)
+            number = max(numbers[part])
+            room = min(_LETTERS_ACROSS * letters, inside - others - number)
+            name = min(max(names[part]), room)
+            columns.append(_Column(entries[part], left, name, others + name + number))
+            left += columns[-1].width + round(1.5 * letters)
+        if columns[-1].left + columns[-1].width <= inside:
+            break
+    return columns
 
 
 def _draw_chip(

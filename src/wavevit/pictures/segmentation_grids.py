@@ -45,12 +45,14 @@ class SegmentationExample:
         image: The picture.
         truth: (H, W) classes, 255 where a pixel does not count.
         predicted: (H, W) classes.
-        caption: One line below.
+        name: What the picture is called; shortened where the line below it is too long.
+        caption: The rest of that line.
     """
 
     image: Image.Image
     truth: Labels
     predicted: Labels
+    name: str
     caption: str
 
 
@@ -116,7 +118,10 @@ def draw_segmentation_predictions(
         (
             f"{heading}: picture, truth, prediction, mistakes",
             [
-                Cell(_views(example, palette), fitted_caption(example.caption, "", 4))
+                Cell(
+                    _views(example, palette),
+                    fitted_caption(example.name, f": {example.caption}", 4),
+                )
                 for example in section
             ],
         )

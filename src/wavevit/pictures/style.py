@@ -109,12 +109,21 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
 
     def write(file: IO[bytes]) -> None:
-        # Scripts no installed font has are drawn as boxes; that is worth no warning per letter.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
+        with without_letter_warnings():
             figure.savefig(file, format="png")
 
     write_atomically(path, write)
+
+
+@contextmanager
+def without_letter_warnings() -> Iterator[None]:
+    """While texts are drawn or measured; scripts no installed font has become boxes.
+
+    That is worth no warning per letter.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
+        yield
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -30,6 +30,7 @@ class SegmenterCard:
         long_edge: unless the longer side would have more than these.
         size_rule: "multiple_of_16" (official) or "keep_ratio"; see `models.picture_input`.
         reduce_zero_label: Index masks hold label + 1, and 0 for what has no class, as ADE20K's do.
+        ignore_index: Number in index masks of what does not count, besides 255.
         metrics: Measured results, e.g. ``{"mean_iou": 0.48}``, as fractions.
         task: "segmentation".
     """
@@ -45,6 +46,7 @@ class SegmenterCard:
     long_edge: int = 2048
     size_rule: str = "multiple_of_16"
     reduce_zero_label: bool = False
+    ignore_index: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     task: str = TASK
 

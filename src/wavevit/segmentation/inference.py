@@ -207,16 +207,12 @@ class SegmentationPredictor:
         Args:
             images: ``(B, 3, h, w)``, uint8 or float in [0, 1], on any device.
         """
-        h, w = images.shape[2:]
         full = 1 if images.is_floating_point() else 255
         # As `data.segmentation.transforms.normalise` does it, to the bit.
         pixels = images.to(self.device, torch.float32, memory_format=torch.contiguous_format)
         pixels = (pixels - full * self._mean).div_(full * self._std)
-        if min(h, w) < MIN_SIDE:
-            # Normalised zeros: the mean colour.
-            pixels = F.pad(pixels, (0, max(MIN_SIDE - w, 0), 0, max(MIN_SIDE - h, 0)))
         with inference(self.device, self.precision):
-            logits = in_full_precision(self.segmenter(pixels)[:, :, :h, :w])
+            logits = in_full_precision(logits_of_any_size(self.segmenter, pixels))
             # Labels do not tell. The sum is finite where all are, and one of each image is enough.
             is_finite: list[bool] = logits.sum(dim=(1, 2, 3)).isfinite().tolist()
         return logits, is_finite
@@ -282,6 +278,21 @@ class SegmentationPredictor:
                 with_confidence=self.with_confidence,
             )
         return LabelledPicture(*found, all(finite))
+
+
+def logits_of_any_size(segmenter: nn.Module, images: Tensor) -> Tensor:
+    """Logits ``(B, K, h, w)``, also of images that are smaller than a segmenter takes.
+
+    Args:
+        segmenter: In evaluation mode.
+        images: Normalised images ``(B, 3, h, w)``.
+    """
+    h, w = images.shape[2:]
+    if min(h, w) < MIN_SIDE:
+        # Normalised zeros: the mean colour.
+        images = F.pad(images, (0, max(MIN_SIDE - w, 0), 0, max(MIN_SIDE - h, 0)))
+    logits: Tensor = segmenter(images)[:, :, :h, :w]
+    return logits
 
 
 def _look_mirrored(look: Callable[[Tensor], LogitMap], pixels: Tensor) -> LogitMap:

@@ -17,6 +17,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from wavevit.models.option_checks import (
+    check_positive,
+    check_share,
+    check_weights,
+    check_whole,
+)
 from wavevit.segmentation.resize import resize_bilinear
 
 IGNORE_INDEX = 255
@@ -61,14 +67,16 @@ class PixelCrossEntropy(nn.Module):
         super().__init__()
         if average not in _AVERAGES:
             raise ValueError(f"loss_average must be one of {', '.join(_AVERAGES)}, got {average!r}")
-        if ohem_threshold is not None and not 0 < ohem_threshold <= 1:
-            raise ValueError(f"ohem_threshold must be in (0, 1], got {ohem_threshold}")
-        if ohem_min_kept < 0:
-            raise ValueError(f"ohem_min_kept must not be negative, got {ohem_min_kept}")
+        if ohem_threshold is not None:
+            check_share(ohem_threshold=ohem_threshold)
+            check_positive(ohem_threshold=ohem_threshold)
+        check_whole(0, ohem_min_kept=ohem_min_kept)
+        if class_weights is not None:
+            check_weights(num_classes, class_weights=class_weights)
         self.average = average
         self.ohem_threshold = ohem_threshold
         self.ohem_min_kept = ohem_min_kept
-        weights = None if class_weights is None else _checked_weights(class_weights, num_classes)
+        weights = None if class_weights is None else torch.tensor(class_weights).float()
         # Not learned: given anew whenever the segmenter is built.
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -166,17 +174,6 @@ def check_labels(labels: Tensor | None, images: Tensor, num_classes: int) -> Ten
             f"{wrong}; map the label files' values to classes, or set num_classes"
         )
     return labels
-
-
-def _checked_weights(class_weights: Sequence[float], num_classes: int) -> Tensor:
-    weights = torch.tensor([float(weight) for weight in class_weights])
-    if len(weights) != num_classes:
-        raise ValueError(
-            f"class_weights must be {num_classes} numbers, one a class, got {len(weights)}"
-        )
-    if not (weights.isfinite().all() and (weights >= 0).all() and weights.any()):
-        raise ValueError("class_weights must not be negative, nor all 0")
-    return weights
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):

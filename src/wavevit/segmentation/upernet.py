@@ -3,13 +3,19 @@
 Legend: B batch, C channels, H W rows and columns of a map or an image, K classes.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from wavevit.layers.conv_norm import ConvNormReLU
+from wavevit.models.option_checks import (
+    check_all_positive,
+    check_share,
+    check_switch,
+    check_weight,
+    check_whole,
+)
 from wavevit.models.pyramid_backbone import PyramidBackbone
 from wavevit.segmentation.fcn_head import FCNHead, classifier
 from wavevit.segmentation.fusion_conv import FusionConv
@@ -148,12 +154,12 @@ class UPerNet(Segmenter):
         ohem_min_kept: int = 100_000,
     ) -> None:
         super().__init__(backbone, num_classes)
-        _check_sizes(channels=channels, auxiliary_channels=auxiliary_channels)
-        _check_weights(auxiliary_weight=auxiliary_weight, dice_weight=dice_weight)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-        if not pool_sizes or min(pool_sizes) < 1:
-            raise ValueError(f"pool_sizes must be positive, and at least one, got {pool_sizes}")
+        check_whole(1, channels=channels, auxiliary_channels=auxiliary_channels)
+        check_weight(auxiliary_weight=auxiliary_weight, dice_weight=dice_weight)
+        check_share(dropout=dropout)
+        check_switch(auxiliary=auxiliary)
+        check_all_positive(pool_sizes=pool_sizes)
+        check_whole(1, **{f"pool_sizes[{i}]": size for i, size in enumerate(pool_sizes)})
         self.network = UPerNetwork(
             backbone,
             UPerHead(backbone.channels, num_classes, channels, pool_sizes, dropout),
@@ -200,15 +206,3 @@ class UPerNet(Segmenter):
             loss = self.cross_entropy(auxiliary_logits, labels)
             losses["aux_ce"] = self.auxiliary_weight * loss
         return losses
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
-def _check_weights(**weights: float) -> None:
-    for name, weight in weights.items():
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"{name} must be a number of at least 0, got {weight}")

@@ -20,6 +20,7 @@ from wavevit.data.segmentation.loader import (
 )
 from wavevit.data.segmentation.transforms import normalise
 from wavevit.metrics.segmentation import SegmentationMetrics, SegmentationResult
+from wavevit.segmentation.inference import logits_of_any_size
 from wavevit.segmentation.logit_maps import labels_from_logits
 from wavevit.training.data_task import DataTask
 from wavevit.training.segmentation_settings import (
@@ -174,7 +175,7 @@ class SegmentationTask(DataTask[SegmentationSource]):
         ):
             sample_id = self.val_set.sample_id(index)
             with fabric.autocast():
-                logits = model(self._input(image[None], model))[0]
+                logits = logits_of_any_size(model, self._input(image[None], model))[0]
             if not logits.isfinite().all():
                 raise ValueError(f"the network gives NaN or infinity for {sample_id}")
             metrics.update(sample_id, labels_from_logits(logits, size).labels, labels)

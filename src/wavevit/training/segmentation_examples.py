@@ -43,7 +43,8 @@ def choose_segmentation_examples(
             to_picture(sample.image),
             sample.labels.numpy(),
             predict(sample.image).numpy(),
-            _caption(name, rows, number),
+            name,
+            _caption(rows, number),
         )
 
     return [
@@ -52,11 +53,11 @@ def choose_segmentation_examples(
     ]
 
 
-def _caption(name: str, rows: SegmentationRows, number: int) -> str:
+def _caption(rows: SegmentationRows, number: int) -> str:
     if not rows.num_pixels[number]:
-        return f"{name}: no pixel counts"
+        return "no pixel counts"
     right = rows.num_right[number] / rows.num_pixels[number]
-    return f"{name}: mean IoU {rows.mean_iou[number]:.1%}, {right:.1%} of the pixels right"
+    return f"mean IoU {rows.mean_iou[number]:.1%}, {right:.1%} of the pixels right"
 
 
 def weakest_classes(iou: NDArray[np.float64], count: int) -> list[int]:

@@ -144,8 +144,6 @@ def _evaluation_options(task: SegmentationTask) -> str:
         options += f" --val-fraction {data.val_fraction:g} --split-seed {data.split_seed}"
     elif data.val_split is not None:
         options += f" --split {data.val_split}"
-    if data.rule.ignore_index is not None:
-        options += f" --ignore-index {data.rule.ignore_index}"
     for name in ("image_folder", "mask_folder", "image_suffix", "mask_suffix"):
         value = getattr(data.pattern, name)
         if value is not None:

@@ -55,8 +55,8 @@ class SegmentationData:
             in training, times a random factor.
         long_edge: Limit of the longer side, pixels, which goes before.
         size_rule: Of evaluations: "keep_ratio", or "multiple_of_16", the official rounding.
-        batch_size: Images per process and forward pass, at least 2, since the heads normalise over
-            the batch.
+        batch_size: Images per process and forward pass. The heads normalise over the batch: 1 is
+            only for several processes with trainer.batch_norm sync.
         num_workers: Processes that decode and augment; 0 does so in the main process.
 
     Raises:
@@ -198,7 +198,7 @@ class SegmentationAugmentation:
             raise ValueError(f"augment: {error}") from error
 
 
-# A quarter of the published channels or less: for small images, and for CPUs.
+# For small images, and for CPUs.
 NARROW_HEADS: dict[str, dict[str, Any]] = {
     "upernet": {"channels": 64, "auxiliary_channels": 64},
 }
@@ -216,7 +216,7 @@ class SegmenterSettings:
     Args:
         segmenter: "upernet".
         backbone: Any model name of timm that gives maps at strides 4, 8, 16 and 32.
-        heads: "published" has the published widths; "narrow" an eighth of them.
+        heads: "published" has the published widths; "narrow" 64 channels.
         weights: Checkpoint to start from: a classifier's for the backbone, or a segmenter's, ours
             or mmsegmentation's, whose class layers are dropped when class counts differ.
         pretrained: Starts the backbone from timm's own weights, downloaded.
@@ -299,6 +299,7 @@ class SegmenterSettings:
             long_edge=data.long_edge,
             size_rule=data.size_rule,
             reduce_zero_label=data.rule.reduce_zero_label,
+            ignore_index=data.rule.ignore_index,
         )
 
     def build(self, card: SegmenterCard) -> Segmenter:

@@ -104,14 +104,16 @@ def test_generated_colours_can_be_told_apart() -> None:
         distances = np.linalg.norm(palette[:, None] - palette, axis=2)
         assert distances[~np.eye(count, dtype=bool)].min() >= least
         assert (np.ptp(palette, axis=1) > 20).all()  # no greys
+        luminance = (palette / 255) ** 2.2 @ (0.2126, 0.7152, 0.0722)
+        assert luminance.min() > 0.09  # none is lost on dark asphalt
     assert generated_palette(20) == generated_palette(255)[:20]
 
 
 def test_colours_are_pinned() -> None:
     """Pictures of two versions are compared: other colours would mislead."""
-    assert generated_palette(4) == [[0, 0, 187], [255, 0, 255], [0, 238, 0], [119, 0, 0]]
-    assert class_palette(["Background", "b"]) == [[0, 0, 0], [0, 0, 187]]
-    assert class_palette(["a", "b"])[0] == [0, 0, 187]
+    assert generated_palette(4) == [[68, 136, 221], [204, 85, 0], [102, 204, 102], [187, 85, 170]]
+    assert class_palette(["Background", "b"]) == [[0, 0, 0], [68, 136, 221]]
+    assert class_palette(["a", "b"])[0] == [68, 136, 221]
     assert not is_colourful([[0, 0, 0], [1, 1, 1]])
     assert not is_colourful([[9, 0, 0], [9, 0, 0]])
     assert is_colourful([[0, 0, 0], [9, 0, 0]])

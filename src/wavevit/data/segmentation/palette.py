@@ -1,6 +1,6 @@
 """Colours of classes: those of a palette PNG, or generated ones that can be told apart.
 
-Shape legend: K classes, N candidates.
+Shape legend: K classes, N colours to choose from; L, a, b, C lightness, opponents and chroma.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LEVELS = np.linspace(0, 255, 16).round()  # of each channel of the colours to choose from
-_LIGHTNESS = (0.35, 0.92)  # of Oklab: neither black nor white
-_MIN_CHROMA = 0.04  # greys are for what has no class
 _BLACK = (0, 0, 0)
+
+# Least and greatest lightness and chroma of Oklab. Dark colours vanish on what is dark in a
+# picture, such as asphalt; greys are for what has no class. The first colours are calm ones, as
+# large parts of a picture get them; all are needed to tell very many classes apart.
+_CALM = ((0.57, 0.86), (0.07, 0.17))
+_NUM_CALM = 24
+_ALL = ((0.5, 0.92), (0.05, 0.25))
+_FIRST = (68, 136, 221)
+# Hue and chroma count for more than lightness, half of which comes from the picture below.
+_WEIGHTS = np.array([1.0, 1.5, 1.5])
 
 # Linear RGB to the cones' responses, and their cube roots to lightness and two opponent colours:
 # Ottosson 2020, "A perceptual color space for image processing".
@@ -35,7 +43,8 @@ _TO_OKLAB = np.array(
 def generated_palette(num_classes: int) -> list[list[int]]:
     """Colours that are far from each other as seen; the first ones are the same for any number.
 
-    Each is the one farthest from all before it, black, white and grey among them.
+    Each is the one farthest from all before it, black, white and greys among them. None is dark:
+    they are made to be seen over pictures.
 
     Args:
         num_classes: K, in [1, 255].
@@ -82,23 +91,33 @@ def is_colourful(palette: Sequence[Sequence[int]]) -> bool:
 @lru_cache(maxsize=1)
 def _all_colours() -> tuple[tuple[int, int, int], ...]:
     grid = np.stack(np.meshgrid(_LEVELS, _LEVELS, _LEVELS, indexing="ij"), -1).reshape(-1, 3)
-    places = _oklab(grid)
-    is_usable = (
-        (places[:, 0] >= _LIGHTNESS[0])
-        & (places[:, 0] <= _LIGHTNESS[1])
-        & (np.hypot(places[:, 1], places[:, 2]) >= _MIN_CHROMA)
-    )
-    grid, places = grid[is_usable], places[is_usable]
-    taken = _oklab(np.array([[0, 0, 0], [128, 128, 128], [255, 255, 255]], np.float64))
-    distances = np.linalg.norm(places[:, None] - taken, axis=2).min(axis=1)
+    grid = grid[_are_within(grid, *_ALL)]
+    is_calm = _are_within(grid, *_CALM)
+    places = _oklab(grid) * _WEIGHTS
+    greys = _oklab(np.linspace(0, 255, 6)[:, None].repeat(3, axis=1)) * _WEIGHTS
+    distances = np.linalg.norm(places[:, None] - greys, axis=2).min(axis=1)
+    chosen = int((grid == _FIRST).all(axis=1).argmax())
     colours: list[tuple[int, int, int]] = []
-    for _ in range(255):
-        farthest = int(distances.argmax())
-        red, green, blue = grid[farthest].astype(int).tolist()
+    while True:
+        red, green, blue = grid[chosen].astype(int).tolist()
         colours.append((red, green, blue))
-        new = np.linalg.norm(places - places[farthest], axis=1)
-        distances = np.minimum(distances, new)
-    return tuple(colours)
+        if len(colours) == 255:
+            return tuple(colours)
+        distances = np.minimum(distances, np.linalg.norm(places - places[chosen], axis=1))
+        is_usable = is_calm | (len(colours) >= _NUM_CALM)
+        chosen = int(np.where(is_usable, distances, -1.0).argmax())
+
+
+def _are_within(
+    grid: NDArray[np.float64], lightness: tuple[float, float], chroma: tuple[float, float]
+) -> NDArray[np.bool_]:
+    """(N,) which of (N, 3) levels of sRGB lie in a range of lightness and chroma."""
+    L, a, b = _oklab(grid).T
+    C = np.hypot(a, b)
+    is_within: NDArray[np.bool_] = (
+        (lightness[0] <= L) & (lightness[1] >= L) & (chroma[0] <= C) & (chroma[1] >= C)
+    )
+    return is_within
 
 
 def _oklab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:

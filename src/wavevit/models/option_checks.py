@@ -1,4 +1,4 @@
-"""What the options of detectors may be, checked before anything is built from them."""
+"""What options of detectors and segmenters may be, checked before anything is built from them."""
 
 from collections.abc import Sequence
 
@@ -75,6 +75,38 @@ def check_switch(**options: object) -> None:
             raise _wrong(name, "true or false", value)
 
 
+def check_weight(**options: object) -> None:
+    """Refuses options that are no numbers from 0 on, or infinite.
+
+    Args:
+        **options: Values by the names of the options.
+
+    Raises:
+        ValueError: One is refused.
+    """
+    for name, value in options.items():
+        if not _is_weight(value):
+            raise _wrong(name, "a number from 0 on", value)
+
+
+def check_weights(length: int, **options: object) -> None:
+    """Refuses options that are no lists of numbers from 0 on, or all 0.
+
+    Args:
+        length: How many numbers there are to be.
+        **options: Values by the names of the options.
+
+    Raises:
+        ValueError: One is refused.
+    """
+    for name, value in options.items():
+        expected = f"a list of {length} numbers from 0 on, not all of them 0"
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise _wrong(name, expected, value)
+        if len(value) != length or not all(map(_is_weight, value)) or not any(value):
+            raise _wrong(name, expected, value)
+
+
 def _is_number(value: object) -> bool:
     return type(value) in (int, float)
 
@@ -82,6 +114,10 @@ def _is_number(value: object) -> bool:
 def _is_positive(value: object) -> bool:
     # Infinity and NaN fail one of the two.
     return _is_number(value) and 0 < value < float("inf")  # type: ignore[operator]
+
+
+def _is_weight(value: object) -> bool:
+    return _is_number(value) and 0 <= value < float("inf")  # type: ignore[operator]
 
 
 def _wrong(name: str, expected: str, value: object) -> ValueError:
