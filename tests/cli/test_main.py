@@ -56,7 +56,8 @@ def test_version_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
         (["evalute"], "unknown command 'evalute'; did you mean evaluate?"),
         (
             ["train"],
-            "expected `wavevit train TASK` with TASK one of classification, detection, segmentation, got nothing",
+            "expected `wavevit train TASK` with TASK one of classification, detection, "
+            "segmentation, got nothing",
         ),
         (["train", "clasification"], "got clasification"),
         (["train", "classification", "--optim.lrr", "1"], "did you mean --optim.lr?"),

@@ -34,7 +34,11 @@ class SampleSource(Protocol[T_co]):
         ...
 
     def load(self, index: int) -> T_co:
-        """The sample; raises `UnreadableImageError`."""
+        """The sample; raises `UnreadableImageError` for a damaged file, which is replaced.
+
+        What is wrong and not damaged, such as a mask with unknown labels, is another ValueError and
+        stops the run.
+        """
         ...
 
 

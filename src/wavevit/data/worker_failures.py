@@ -1,6 +1,7 @@
 """A loader's worker process that dies or falls silent, told from faults of the data."""
 
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,10 +37,16 @@ def received(loader: DataLoader[Any]) -> Iterator[Any]:
                 batch = next(batches)
         except StopIteration:
             return
-        except (OSError, EOFError) as error:
+        except Exception as error:
+            if not loader.num_workers:
+                raise
+            # torch's frames and the error refer to each other and hold the iterator. Ended by the
+            # garbage collector, an iterator waits seconds for each of its workers.
+            traceback.clear_frames(error.__traceback__)
             # The shared memory of a process that has gone cannot be fetched. What a data set
             # raises in a worker says where it comes from.
-            if not loader.num_workers or "DataLoader worker process" in str(error):
+            is_fetching = isinstance(error, (OSError, EOFError))
+            if not is_fetching or "DataLoader worker process" in str(error):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise _loader_error(f"its batch is lost ({reason})") from error

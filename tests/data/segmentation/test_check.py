@@ -101,7 +101,8 @@ def test_every_planted_problem_is_found_in_one_pass_and_nothing_else(
         ("no_class", "classes.txt"),
         ("black_and_white", "labels/test"),
     }
-    assert set(report.problem_counts) == {*ERROR_KINDS, *WARNING_KINDS}
+    # All kinds but the one for masks that no list of classes belongs to.
+    assert set(report.problem_counts) == {*ERROR_KINDS, *WARNING_KINDS} - {"unused_label"}
     total = sum(split.num_images for split in report.splits.values())
     assert [call[:2] for call in calls] == [(i, total) for i in range(1, total + 1)]
     ranks = [[*ERROR_KINDS, *WARNING_KINDS].index(problem.kind) for problem in report.problems]
@@ -111,8 +112,8 @@ def test_every_planted_problem_is_found_in_one_pass_and_nothing_else(
     text = "\n".join(report_lines(report))
     for problem in report.problems:
         assert str(problem) in text
-    assert "7 in 8 pixels, 200 in 1 pixels; the 4 classes are 0 to 3" in text
-    assert "label 200 has no class: 1 pixels in 1 masks" in text
+    assert "7 in 8 pixels, 200 in 1 pixel; the 4 classes are 0 to 3" in text
+    assert "label 200 has no class: 1 pixel in 1 mask" in text
     assert f"18 problems found: {report.num_errors} errors" in text
 
 
@@ -123,6 +124,21 @@ def test_masks_that_tell_no_classes_are_listed_all_the_same(folder: Path) -> Non
     report = check_segmentation(folder)
     assert report.problem_counts == {"mask_kind": 9}
     assert report.class_names == ["class_0", "class_1"]
+
+
+def test_labels_by_which_classes_are_not_to_be_counted_are_listed(folder: Path) -> None:
+    (folder / "classes.txt").unlink()
+    path = folder / "labels/train/4.png"
+    numbers = np.array(Image.open(path)).astype(np.uint16)
+    for stray, kind in ((200, "unused_label"), (65535, "unknown_label")):
+        numbers[3, 3] = stray
+        Image.fromarray(numbers).save(path)
+        report = check_segmentation(folder)
+        assert report.problem_counts == {kind: 1}
+        assert report.problems[0].file == "labels/train/4.png"
+        assert f"ignore_index={stray}" in report.problems[0].detail
+        assert len(report.class_names) == (201 if stray == 200 else 4)
+        assert check_segmentation(folder, rule=LabelRule(stray)).problems == []
 
 
 def test_rules_and_numbers_of_classes(folder: Path) -> None:

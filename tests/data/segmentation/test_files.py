@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from wavevit.data.images import UnreadableImageError
+from wavevit.cli.main import main
+from wavevit.data.loading import find_unreadable
 from wavevit.data.samplers import TrainSampler
 from wavevit.data.segmentation.dataset import SegmentationDataset
-from wavevit.data.segmentation.files import open_segmentation
+from wavevit.data.segmentation.files import SegmentationFiles, open_segmentation
 from wavevit.data.segmentation.loader import (
     SegmentationEvalView,
     SegmentationTrainView,
@@ -23,11 +24,18 @@ from wavevit.data.segmentation.loader import (
     segmentation_train_loader,
     strict_segmentation,
 )
-from wavevit.data.segmentation.masks import LabelRule
+from wavevit.data.segmentation.masks import (
+    LabelRule,
+    MaskError,
+    MaskKindError,
+    MaskSizeError,
+    UnknownLabelError,
+)
 from wavevit.data.segmentation.transforms import (
     segmentation_eval_transform,
     segmentation_train_transform,
 )
+from wavevit.data.worker_failures import received
 
 WritePairs = Callable[..., None]
 
@@ -136,7 +144,7 @@ def test_what_is_wrong_everywhere_is_refused_on_opening(folder: Path) -> None:
     (folder / "classes.txt").write_text("sky\nroad\ncar\n")
     expected = (
         r"labels/train/0\.png: label 3 in [\d,]+ pixels; the 3 classes are 0 to 2; ignore_index=3 "
-        r".* \(the first of 6 errors; 6 of 6 masks were read; `wavevit check-data .* lists all\)"
+        r".* \(the first of 6 errors; 6 of 6 masks read; `wavevit check-data .* lists all\)"
     )
     with pytest.raises(ValueError, match=expected):
         dataset(folder)
@@ -156,7 +164,7 @@ def test_masks_of_another_kind_or_size_are_refused_on_opening(folder: Path, faul
     else:
         Image.new("L", (31, 24)).save(path)
         words = r"images/train/3\.png: it has 30 x 24 pixels, its mask labels/.*3\.png has 31 x 24"
-    with pytest.raises(ValueError, match=rf"{words}.* \(the only error; 6 of 6 masks were read"):
+    with pytest.raises(ValueError, match=rf"{words}.* \(the only error; 6 of 6 masks read"):
         dataset(folder)
 
 
@@ -168,7 +176,7 @@ def test_black_and_white_masks_do_not_tell_the_classes(folder: Path) -> None:
         open_segmentation(folder)
     for path in folder.rglob("labels/*/*.png"):
         Image.open(path).convert("RGB").save(path)
-    with pytest.raises(ValueError, match=r"got 0; cannot read image '.*labels/train/0\.png'"):
+    with pytest.raises(ValueError, match=r"got 0; '.*labels/train/0\.png': expected a PNG"):
         open_segmentation(folder)
 
 
@@ -188,7 +196,7 @@ def test_masks_may_be_of_the_upright_or_the_stored_picture(folder: Path, orienta
     labels = Image.open(folder / "labels/train/0.png")
     labels.transpose(Image.Transpose.ROTATE_90).save(folder / "labels/train/0.png")
     if orientation < 5:
-        with pytest.raises(UnreadableImageError, match="has 24 x 30"):
+        with pytest.raises(MaskSizeError, match="has 24 x 30"):
             data.load(0)
     else:
         shown = data.load(0).image.permute(1, 2, 0).numpy()
@@ -224,18 +232,108 @@ def test_an_unreadable_file_is_replaced_and_listed(folder: Path, num_workers: in
     data = dataset(folder)
     (folder / "images/train/1.png").write_bytes(b"\x89PNG\r\n")
     (folder / "labels/train/3.png").write_bytes(b"rubbish")
-    Image.new("L", (30, 24), 9).save(folder / "labels/train/5.png")
     sampler = TrainSampler(len(data), 3, seed=3, start=0, stop=4)
     batches = list(segmentation_train_loader(data, TRAIN, sampler, num_workers=num_workers))
     reasons = {key: text for batch in batches for key, text in batch.unreadable.items()}
-    assert set(reasons) == {f"images/train/{number}.png" for number in (1, 3, 5)}
+    assert set(reasons) == {f"images/train/{number}.png" for number in (1, 3)}
     assert "labels/train/3.png" in reasons["images/train/3.png"]
-    assert "label 9 in 720 pixels" in reasons["images/train/5.png"]
     assert all(len(batch) == 3 for batch in batches)
-    assert {int(i) for batch in batches for i in batch.indices} <= {0, 2, 4}
+    assert {int(i) for batch in batches for i in batch.indices} <= {0, 2, 4, 5}
     loader = segmentation_eval_loader(data, EVAL, batch_size=2, num_workers=num_workers)
     with pytest.raises(ValueError, match=r"evaluation does not skip images, .*1\.png"):
         list(strict_segmentation(loader))
+
+
+def make_wrong(path: Path, fault: type[MaskError]) -> None:
+    """Another mask that is sound as a file."""
+    if fault is MaskKindError:
+        Image.open(path).convert("RGB").save(path)
+    else:
+        size, label = ((31, 24), 0) if fault is MaskSizeError else ((30, 24), 9)
+        Image.new("L", size, label).save(path)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("fault", [MaskKindError, MaskSizeError, UnknownLabelError])
+def test_a_wrong_mask_stops_a_run_and_is_never_replaced(
+    folder: Path,
+    fault: type[MaskError],
+    num_workers: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where it was not among those read on opening; with one line and the exit code 2."""
+    data = dataset(folder)
+    make_wrong(folder / "labels/train/5.png", fault)
+    sampler = TrainSampler(len(data), 3, seed=3, start=0, stop=4)
+    train = segmentation_train_loader(data, TRAIN, sampler, num_workers=num_workers)
+    evaluation = segmentation_eval_loader(data, EVAL, batch_size=2, num_workers=num_workers)
+    for batches in (received(train), strict_segmentation(evaluation)):
+        monkeypatch.setattr("wavevit.cli.main._dispatch", lambda _, b=batches: len(list(b)))
+        assert main([]) == 2
+        line = capsys.readouterr().err
+        assert line.startswith("wavevit: error: '")
+        assert line.count("\n") == 1
+        assert "train/5.png': " in line
+        assert "`wavevit check-data` lists all" in line
+    with pytest.raises(fault):
+        find_unreadable(data, num_workers=0)
+
+
+def test_all_masks_of_a_small_set_are_read_on_opening(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wavevit.data.segmentation.files._PAIRS_READ", 2)
+    make_wrong(folder / "labels/train/3.png", UnknownLabelError)
+    (folder / "labels/train/2.png").write_bytes(b"damaged")  # which training replaces
+    with pytest.raises(ValueError, match=r"3\.png: label 9 in 720 pixels.* 6 of 6 masks read"):
+        dataset(folder)
+    monkeypatch.setattr("wavevit.data.segmentation.files._READ_WHOLE", 5)
+    assert len(dataset(folder)) == 6
+    make_wrong(folder / "labels/train/5.png", UnknownLabelError)
+    with pytest.raises(ValueError, match=r"5\.png: label 9 .* only error; 2 of 6 masks read"):
+        dataset(folder)
+
+
+def put(folder: Path, name: str, number: int) -> None:
+    """One pixel of a mask, which has 16 bits then."""
+    numbers = np.array(Image.open(folder / name)).astype(np.uint16)
+    numbers[3, 3] = number
+    Image.fromarray(numbers).save(folder / name)
+
+
+def test_labels_that_no_mask_has_are_told_where_masks_tell_the_classes(folder: Path) -> None:
+    (folder / "classes.txt").unlink()
+    put(folder, "labels/train/4.png", 200)
+    files = open_segmentation(folder)
+    assert len(files.classes.names) == 201
+    words = "labels/train/4.png: it has the largest label, 200, but no mask has 196 of those below"
+    assert f"{words} it, such as 4; if it is a mistake, set num_classes or ignore_index=200" in (
+        files.description
+    )
+    assert "largest label," not in open_segmentation(folder, rule=LabelRule(200)).description
+    with pytest.raises(ValueError, match=r"4\.png: label 200 in 1 pixel; the 4 classes are 0 to 3"):
+        open_segmentation(folder, num_classes=4).dataset("train")
+    zero = open_segmentation(folder, rule=LabelRule(7, True)).description
+    assert "such as 4; if it is a mistake, set num_classes" in zero
+    assert "ignore_index=" not in zero
+
+
+def test_labels_too_large_for_any_class_are_named_with_their_file(folder: Path) -> None:
+    def opened(**options: Any) -> SegmentationFiles:
+        return open_segmentation(folder, rule=LabelRule(**options))
+
+    (folder / "classes.txt").unlink()
+    put(folder, "labels/val/1.png", 65535)
+    words = r"labels/val/1\.png has the label 65535; those of classes are at most 254; "
+    with pytest.raises(ValueError, match=rf"{words}ignore_index=65535 ignores it \(16-bit masks"):
+        opened()
+    with pytest.raises(ValueError, match=rf"{words}write 255 for it"):
+        opened(ignore_index=7)
+    assert len(opened(ignore_index=65535).classes.names) == 4
+    put(folder, "labels/val/2.png", 300)
+    with pytest.raises(ValueError, match=rf"{words}2 labels are larger: write numbers of classes"):
+        opened()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

@@ -162,7 +162,7 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no file in .* ends in '_x.png'"):
         find_segmentation_layout(tmp_path, PairPattern(mask_folder="labels", mask_suffix="_x.png"))
     touch(tmp_path, "labels/train/a.png")
-    with pytest.raises(ValueError, match=r"no split 'val' in .* has 'train'"):
+    with pytest.raises(ValueError, match=r"^no split 'val' in '[^ ]*'; has 'train'$"):
         find_segmentation_layout(tmp_path).split("val")
 
 

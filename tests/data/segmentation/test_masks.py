@@ -1,5 +1,7 @@
 """Numbers in mask files of every kind, and the labels they stand for."""
 
+import copy
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -72,6 +74,10 @@ def test_colours_are_refused(tmp_path: Path, mode: str) -> None:
     with pytest.raises(MaskKindError, match=expected) as caught:
         read_mask(tmp_path / "a.png")
     assert "\n" not in str(caught.value)
+    for again in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
+        assert str(again) == str(caught.value)
+        assert (again.path, again.reason) == (str(tmp_path / "a.png"), caught.value.reason)
+    assert str(MaskKindError("out of a worker")) == "out of a worker"
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -134,7 +140,7 @@ def test_wide_numbers_can_be_ignored_but_are_no_labels(tmp_path: Path) -> None:
     numbers = np.array([[0, 1], [65535, 255]], np.uint16)
     path = write_png(tmp_path / "a.png", numbers, 16, GREY)
     assert load_labels(path, 2, LabelRule(ignore_index=65535)).tolist() == [[0, 1], [255, 255]]
-    with pytest.raises(UnknownLabelError, match=r"label 65535 in 1 pixels; the 2 classes are 0"):
+    with pytest.raises(UnknownLabelError, match=r"label 65535 in 1 pixel; the 2 classes are 0"):
         load_labels(path, 2, LabelRule())
 
 

@@ -24,16 +24,21 @@ from wavevit.data.image_header import read_header
 from wavevit.data.images import UnreadableImageError
 from wavevit.data.problems import sort_by_kind
 from wavevit.data.same_pictures import same_pictures
-from wavevit.data.segmentation.class_list import numbered_classes
-from wavevit.data.segmentation.files import SegmentationFiles, TooFewLabelsError, find_classes
+from wavevit.data.segmentation.counted_classes import LabelCountError
+from wavevit.data.segmentation.files import SegmentationFiles, find_classes
 from wavevit.data.segmentation.layouts import (
     PairPattern,
     files_beside_splits,
     find_segmentation_layout,
 )
-from wavevit.data.segmentation.masks import LabelRule, MaskKindError, count_numbers, read_mask
+from wavevit.data.segmentation.masks import LabelRule, MaskError, count_numbers, read_mask
 from wavevit.data.segmentation.pairs import FilePairs, find_pairs
-from wavevit.data.segmentation.problems import ERROR_KINDS, WARNING_KINDS, SegmentationProblem
+from wavevit.data.segmentation.problems import (
+    ERROR_KINDS,
+    WARNING_KINDS,
+    SegmentationProblem,
+    counted,
+)
 from wavevit.data.segmentation.report import SegmentationReport, SegmentationSummary
 from wavevit.data.segmentation.sample import IGNORED
 
@@ -53,7 +58,7 @@ class _PairFacts:
     """What decoding an image and its mask has shown, or what kept them from being decoded."""
 
     image: Inspection
-    mask: _MaskFacts | UnreadableImageError
+    mask: _MaskFacts | UnreadableImageError | MaskError
 
 
 @dataclass
@@ -123,8 +128,8 @@ def check_segmentation(
     rule = rule or LabelRule()
     try:
         classes = find_classes(layout, rule, num_classes=num_classes, num_workers=num_workers)
-    except TooFewLabelsError:
-        classes = numbered_classes(2, "at least")  # what is wrong with the masks is to be listed
+    except LabelCountError as error:
+        classes = error.classes  # what is wrong with the masks is to be listed
     files = SegmentationFiles(layout, rule, classes)
     problems = list(_folder_problems(files))
     parts: dict[str, FilePairs] = {}
@@ -157,6 +162,8 @@ def _folder_problems(files: SegmentationFiles) -> Iterator[SegmentationProblem]:
     if suspect is not None:
         file = "classes" if layout.class_list is None else layout.class_list.name
         yield SegmentationProblem("no_class", file, suspect)
+    if files.classes.gap is not None:
+        yield files.classes.gap
 
 
 def _black_and_white(
@@ -165,7 +172,7 @@ def _black_and_white(
     for name, part in sums.items():
         if part.pixels.keys() == {0, IGNORED}:
             masks = files.layout.splits[name].masks.relative_to(files.layout.root).as_posix()
-            detail = f"{part.num_images:,} masks with nothing but 0 and 255"
+            detail = f"{counted(part.num_images, 'mask')} with nothing but 0 and 255"
             yield SegmentationProblem("black_and_white", masks, detail)
 
 
@@ -206,7 +213,7 @@ def _inspect(pairs: FilePairs, index: int) -> _PairFacts:
     image = inspect_file(pairs.image_path(index))
     try:
         numbers = read_mask(pairs.mask_path(index))
-    except UnreadableImageError as error:
+    except (UnreadableImageError, MaskError) as error:
         # Without the traceback, whose frames would keep the half decoded mask alive.
         return _PairFacts(image, error.with_traceback(None))
     height, width = numbers.shape
@@ -229,8 +236,8 @@ def _mask_problems(
     pairs: FilePairs, index: int, facts: _PairFacts, files: SegmentationFiles
 ) -> Iterator[SegmentationProblem]:
     name, mask, image = pairs.masks[index], facts.mask, facts.image
-    if isinstance(mask, UnreadableImageError):
-        kind = "mask_kind" if isinstance(mask, MaskKindError) else "unreadable_mask"
+    if not isinstance(mask, _MaskFacts):
+        kind = mask.kind if isinstance(mask, MaskError) else "unreadable_mask"
         yield SegmentationProblem(kind, name, mask.reason)
         return
     if isinstance(image, FileFacts) and mask.size != (image.height, image.width):

@@ -11,6 +11,7 @@ from pathlib import Path
 from wavevit.data.image_listing import text_lines
 from wavevit.data.segmentation.masks import LabelRule
 from wavevit.data.segmentation.palette import class_palette
+from wavevit.data.segmentation.problems import SegmentationProblem
 from wavevit.data.segmentation.sample import MAX_CLASSES
 
 CLASS_LIST = "classes.txt"
@@ -33,6 +34,8 @@ class SegmentationClasses:
     """Where they are from."""
     is_coloured: bool = False
     """Whether the colours are the data set's own, and not generated."""
+    gap: SegmentationProblem | None = None
+    """The warning that masks, by which they were counted, lack some of their labels."""
 
     def suspect(self, rule: LabelRule) -> str | None:
         """What to say of a class whose name says that it is none, if there is one.

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from wavevit.data.holdout import choose_val
+from wavevit.data.image_header import read_header
 from wavevit.data.segmentation.class_list import SegmentationClasses
-from wavevit.data.segmentation.masks import LabelRule, load_labels
+from wavevit.data.segmentation.masks import LabelRule, MaskSizeError, load_labels
 from wavevit.data.segmentation.pairs import FilePairs
 from wavevit.data.segmentation.sample import SegmentationSample
-from wavevit.data.sized_image import load_sized
+from wavevit.data.sized_image import ImageSizeError, load_sized
 
 
 class SegmentationSource(Protocol):
@@ -40,7 +41,7 @@ class SegmentationSource(Protocol):
         ...
 
     def load(self, index: int) -> SegmentationSample:
-        """An image and its labels; raises `UnreadableImageError`."""
+        """An image and its labels; raises `UnreadableImageError` and `masks.MaskError`."""
         ...
 
     def subset(self, indices: NDArray[np.int64]) -> "SegmentationSource":
@@ -92,19 +93,37 @@ class SegmentationDataset:
             index: Of the image.
 
         Raises:
-            UnreadableImageError: If the image or its mask cannot be decoded, they differ in size,
-                or the mask is no picture of numbers or has one that no class has. It names the
-                file.
+            UnreadableImageError: If the image or its mask cannot be decoded. It names the file.
+            MaskError: If they differ in size, or the mask is no picture of numbers or has one that
+                no class has. It names the file.
         """
         labels = load_labels(self.pairs.mask_path(index), len(self.class_names), self.rule)
         H, W = labels.shape
         partner = f"its mask {self.pairs.masks[index]} has"
-        picture = load_sized(self.pairs.image_path(index), (H, W), partner)
+        try:
+            picture = load_sized(self.pairs.image_path(index), (H, W), partner)
+        except ImageSizeError as error:
+            raise MaskSizeError(error.path, error.reason) from error
         return SegmentationSample(
             # A view of (H, W, 3) memory, which resizing is quickest with.
             image=torch.from_numpy(np.array(picture)).permute(2, 0, 1),
             labels=torch.from_numpy(labels),
         )
+
+    def check_mask(self, index: int) -> None:
+        """Raises what `load` would of a wrong mask; the image is decoded only if sizes differ.
+
+        Args:
+            index: Of the image.
+
+        Raises:
+            UnreadableImageError: If the mask cannot be decoded, or the image does not begin like
+                one.
+            MaskError: As in `load`.
+        """
+        labels = load_labels(self.pairs.mask_path(index), len(self.class_names), self.rule)
+        if read_header(self.pairs.image_path(index)).size != labels.shape:
+            self.load(index)  # the one as stored may fit
 
     def subset(self, indices: NDArray[np.int64]) -> "SegmentationDataset":
         """The data set of the images at `indices`, in that order, with the same classes."""

@@ -19,6 +19,7 @@ from wavevit.data.segmentation.class_list import (
     listed_classes,
     numbered_classes,
 )
+from wavevit.data.segmentation.counted_classes import classes_in_masks
 from wavevit.data.segmentation.dataset import SegmentationDataset
 from wavevit.data.segmentation.layouts import (
     PairPattern,
@@ -26,25 +27,18 @@ from wavevit.data.segmentation.layouts import (
     files_ending_in,
     find_segmentation_layout,
 )
-from wavevit.data.segmentation.masks import (
-    LabelRule,
-    MaskKindError,
-    UnknownLabelError,
-    count_numbers,
-    read_mask,
-    read_palette,
-)
+from wavevit.data.segmentation.masks import LabelRule, MaskError, read_palette
 from wavevit.data.segmentation.pairs import find_pairs
 from wavevit.data.segmentation.palette import is_colourful
-from wavevit.data.segmentation.problems import SegmentationProblem
-from wavevit.data.sized_image import ImageSizeError
+from wavevit.data.segmentation.problems import SegmentationProblem, counted
 
-# Enough to find labels without a class and masks of another kind; a second or so of work.
+_READ_WHOLE = 2_000
+"""Masks that are all read on opening: a few seconds of work."""
+
 _PAIRS_READ = 64
+"""Of more masks: enough to find what is wrong with many of them."""
 
-
-class TooFewLabelsError(ValueError):
-    """Masks that do not tell how many classes there are."""
+_NUM_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -69,14 +63,14 @@ class SegmentationFiles:
         ignored = "255" if self.rule.ignore_index is None else f"{self.rule.ignore_index} and 255"
         zero = ", 0 ignored and classes from 1 on" if self.rule.reduce_zero_label else ""
         text = f"{self.layout.description}; {self.classes.description}, ignored: {ignored}{zero}"
-        suspect = self.classes.suspect(self.rule)
-        return text if suspect is None else f"{text}; {suspect}"
+        doubts = (self.classes.suspect(self.rule), self.classes.gap)
+        return "; ".join([text, *(str(doubt) for doubt in doubts if doubt is not None)])
 
     def dataset(self, split: str) -> SegmentationDataset:
         """The images of a split, each with a mask.
 
-        Up to 64 of them, spread over the split, are read to find what is wrong with all; the
-        others are checked when they are loaded.
+        Up to 2,000 masks are all read to find what is wrong; of more, 64, spread over the split.
+        The others are checked when they are loaded.
 
         Args:
             split: One of `splits`.
@@ -95,8 +89,11 @@ class SegmentationFiles:
         if not len(pairs):
             raise ValueError(f"no images in the split {split!r} ({self.layout.description})")
         dataset = SegmentationDataset(pairs, self.classes, self.rule, self.description)
-        count = f"{min(len(dataset), _PAIRS_READ):,} of {len(dataset):,} masks were read"
-        refuse_first_error(list(_faults(dataset)), f"{count}; {advice}")
+        picked = _picked(len(dataset))
+        tasks = (partial(_fault, dataset, index) for index in picked)
+        faults = [fault for fault in run_in_order(tasks, _NUM_THREADS) if fault is not None]
+        count = f"{len(picked):,} of {counted(len(dataset), 'mask')} read"
+        refuse_first_error(faults, f"{count}; {advice}")
         return dataset
 
     def _check_command(self) -> str:
@@ -168,7 +165,8 @@ def find_classes(
         Names and colours.
 
     Raises:
-        TooFewLabelsError: Neither is given, and the masks have fewer than two labels.
+        LabelCountError: Neither is given, and the masks have fewer than two labels, or one that is
+            too large.
         ValueError: As there.
         OSError: If a file cannot be read.
     """
@@ -182,7 +180,7 @@ def find_classes(
     elif num_classes is not None:
         classes = numbered_classes(num_classes, "by num_classes")
     else:
-        classes = _classes_in_masks(layout, rule, num_workers)
+        classes = classes_in_masks(layout.root, _mask_paths(layout), rule, num_workers)
     if class_names is not None:
         check_same(classes, class_names, str(layout.root))
     if not classes.is_coloured:
@@ -190,37 +188,6 @@ def find_classes(
         if palette is not None:
             classes = replace(classes, palette=palette, is_coloured=True)
     return classes
-
-
-def _classes_in_masks(
-    layout: SegmentationLayout, rule: LabelRule, num_workers: int
-) -> SegmentationClasses:
-    """As many classes as the largest label needs; masks that cannot be read are left out."""
-    tasks = (partial(_largest_label, path, rule) for path in _mask_paths(layout))
-    largest, num_masks, fault = -1, 0, None
-    for found in run_in_order(tasks, num_workers):
-        num_masks += 1
-        if isinstance(found, int):
-            largest = max(largest, found)
-        else:  # whoever opens or checks the split names it
-            fault = fault or found
-    if largest < 1:
-        why = "; an object's pixels are 1, 2, ..., and 255 is ignored" if fault is None else ""
-        first = "" if fault is None else f"; {fault}"
-        raise TooFewLabelsError(
-            f"{layout.root}: expected two or more labels in {num_masks:,} masks, got "
-            f"{largest + 1}{why}{first}"
-        )
-    what = f"by the largest label in {num_masks:,} masks (a classes.txt would name them)"
-    return numbered_classes(largest + 1, what)
-
-
-def _largest_label(path: str, rule: LabelRule) -> int | UnreadableImageError:
-    """-1 where no pixel has a label."""
-    try:
-        return max(rule.count_labels(count_numbers(read_mask(path))), default=-1)
-    except UnreadableImageError as error:
-        return error.with_traceback(None)
 
 
 def _mask_paths(layout: SegmentationLayout) -> Iterator[str]:
@@ -235,22 +202,24 @@ def _palette_of_masks(
     for path in _mask_paths(layout):
         try:
             colours = read_palette(path)[rule.first :][:num_classes]
-        except UnreadableImageError:
+        except (UnreadableImageError, MaskError):
             continue
         return colours if len(colours) == num_classes and is_colourful(colours) else None
     return None
 
 
-def _faults(dataset: SegmentationDataset) -> Iterator[SegmentationProblem]:
-    picked = np.unique(np.linspace(0, len(dataset) - 1, _PAIRS_READ).astype(int))
-    for index in picked.tolist():
-        try:
-            dataset.load(index)
-        except MaskKindError as error:
-            yield SegmentationProblem("mask_kind", error.path, error.reason)
-        except UnknownLabelError as error:
-            yield SegmentationProblem("unknown_label", error.path, error.reason)
-        except ImageSizeError as error:
-            yield SegmentationProblem("mask_size", error.path, error.reason)
-        except UnreadableImageError:
-            continue  # a damaged file is replaced in training, and stops an evaluation
+def _picked(num_images: int) -> list[int]:
+    """The images whose masks are read on opening."""
+    if num_images <= _READ_WHOLE:
+        return list(range(num_images))
+    return np.unique(np.linspace(0, num_images - 1, _PAIRS_READ).astype(int)).tolist()
+
+
+def _fault(dataset: SegmentationDataset, index: int) -> SegmentationProblem | None:
+    try:
+        dataset.check_mask(index)
+    except MaskError as error:
+        return SegmentationProblem(error.kind, error.path, error.reason)
+    except UnreadableImageError:
+        pass  # a damaged file is replaced in training, and stops an evaluation
+    return None

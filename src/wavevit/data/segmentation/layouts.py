@@ -119,7 +119,7 @@ class SegmentationLayout:
         """
         if name not in self.splits:
             have = ", ".join(repr(other) for other in self.splits)
-            raise ValueError(f"no split {name!r} in {self.description}; has {have}")
+            raise ValueError(f"no split {name!r} in {str(self.root)!r}; has {have}")
         return self.splits[name]
 
 

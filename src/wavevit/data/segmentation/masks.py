@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from wavevit.data.images import (
     pillow_warnings_ignored,
     why_unreadable,
 )
+from wavevit.data.segmentation.problems import counted
 from wavevit.data.segmentation.sample import IGNORED
 
 Numbers = NDArray[np.uint8] | NDArray[np.uint16]
@@ -33,12 +35,39 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 _SHOWN = 5  # numbers without a class in one line
 
 
-class MaskKindError(UnreadableImageError):
+class MaskError(ValueError):
+    """A mask that is not damaged, but wrong: `path` says which file, `reason` why, in a line.
+
+    It is no `UnreadableImageError`, whose files training replaces by others: this one stops it.
+    """
+
+    kind: ClassVar[str]
+    """A key of `problems.ERROR_KINDS`."""
+
+    def __init__(self, path: str, reason: str | None = None) -> None:
+        # From a text alone, torch makes the error again that a worker process has raised.
+        advice = "`wavevit check-data` lists all such files"
+        super().__init__(path if reason is None else f"{path!r}: {reason} ({advice})")
+        self.path = path
+        self.reason = path if reason is None else reason
+
+
+class MaskKindError(MaskError):
     """A file that is a picture, but none of numbers."""
 
+    kind = "mask_kind"
 
-class UnknownLabelError(UnreadableImageError):
+
+class MaskSizeError(MaskError):
+    """An image of another size than its mask; `path` is the image's."""
+
+    kind = "mask_size"
+
+
+class UnknownLabelError(MaskError):
     """A mask with numbers that no class has."""
+
+    kind = "unknown_label"
 
 
 @dataclass(frozen=True)
@@ -132,8 +161,9 @@ class LabelRule:
             num_classes: K.
         """
         listed = sorted(unknown.items())
-        shown = ", ".join(f"{n} in {count:,} pixels" for n, count in listed[:_SHOWN])
-        more = f" and {len(listed) - _SHOWN:,} other labels" if len(listed) > _SHOWN else ""
+        shown = ", ".join(f"{n} in {counted(count, 'pixel')}" for n, count in listed[:_SHOWN])
+        hidden = len(listed) - _SHOWN
+        more = f" and {counted(hidden, 'other label')}" if hidden > 0 else ""
         last = self.first + num_classes - 1
         text = f"label {shown}{more}; the {num_classes} classes are {self.first} to {last}"
         remedies = []
@@ -175,7 +205,8 @@ def read_palette(path: str | Path) -> list[list[int]]:
         Red, green, blue in [0, 255] of each.
 
     Raises:
-        UnreadableImageError: It is no mask.
+        MaskKindError: A picture of another kind.
+        UnreadableImageError: It cannot be decoded.
     """
     with _opened(path) as image:
         flat = image.getpalette("RGB") or []
@@ -195,6 +226,7 @@ def load_labels(path: str | Path, num_classes: int, rule: LabelRule) -> NDArray[
 
     Raises:
         UnknownLabelError: It has numbers that no class has.
+        MaskKindError: As in `read_mask`.
         UnreadableImageError: As in `read_mask`.
     """
     numbers = read_mask(path)
@@ -218,7 +250,7 @@ def count_numbers(numbers: Numbers) -> dict[int, int]:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
-    """A mask that may be decoded inside; what goes wrong there is an `UnreadableImageError`."""
+    """A mask that may be decoded inside; damage found there is an `UnreadableImageError`."""
     name = os.fspath(path)
     try:
         with open_regular_file(path) as stream:
@@ -227,7 +259,7 @@ def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
             with image:
                 _check_kind(image, name)
                 yield image
-    except UnreadableImageError:
+    except (UnreadableImageError, MaskError):
         raise
     except Exception as error:
         # Whatever damaged files make the decoder raise, as in `images`.

@@ -15,6 +15,7 @@ ERROR_KINDS = {
 """What each kind of error means, in the order of the report. Training does not start."""
 
 WARNING_KINDS = {
+    "unused_label": "the largest label tells the number of classes, but no mask has some below it",
     "black_and_white": "all masks have but 0 and 255, which is ignored: an object's pixels are 1",
     "no_class": "a class whose name says that it is none: ignore_index leaves its pixels out",
     "nothing_labelled": "masks in which every pixel is ignored",
@@ -25,6 +26,16 @@ WARNING_KINDS = {
     "extension": "the file name's extension contradicts the content",
 }
 """What each kind of warning means, in the order of the report, after the errors."""
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and what there is of it, such as "1 mask" and "1,200 masks".
+
+    Args:
+        count: How many.
+        noun: The singular, of a word whose plural has an s.
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)

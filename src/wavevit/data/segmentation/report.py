@@ -6,7 +6,12 @@ from typing import Any
 
 from wavevit.data.check_report import printable
 from wavevit.data.problems import count_kinds, problem_lines
-from wavevit.data.segmentation.problems import ERROR_KINDS, WARNING_KINDS, SegmentationProblem
+from wavevit.data.segmentation.problems import (
+    ERROR_KINDS,
+    WARNING_KINDS,
+    SegmentationProblem,
+    counted,
+)
 
 _MAX_CLASSES_SHOWN = 20
 _DIGITS = {"ignored part": 3}
@@ -100,16 +105,17 @@ def report_lines(report: SegmentationReport) -> Iterator[str]:
 
 def _split_lines(name: str, split: SegmentationSummary) -> Iterator[str]:
     yield (
-        f"  {printable(name):<8} {split.num_images:,} images with masks, {split.num_pixels:,} "
-        f"pixels, {_share(split.num_ignored, split.num_pixels)} of them ignored"
+        f"  {printable(name):<8} {counted(split.num_images, 'image')} with masks, "
+        f"{counted(split.num_pixels, 'pixel')}, "
+        f"{_share(split.num_ignored, split.num_pixels)} of them ignored"
     )
     for what, values in split.statistics.items():
         digits = _DIGITS.get(what, 0)
         shown = " / ".join(f"{value:,.{digits}f}" for value in values.values())
         yield f"{_INDENT}{what:<18} {shown}  (min / 5 % / median / 95 % / max)"
     for label, count in split.unknown_pixels.items():
-        masks = f"{split.unknown_images[label]:,} masks"
-        yield f"{_INDENT}label {label} has no class: {count:,} pixels in {masks}"
+        masks = counted(split.unknown_images[label], "mask")
+        yield f"{_INDENT}label {label} has no class: {counted(count, 'pixel')} in {masks}"
     yield from _class_lines(split)
 
 
