@@ -282,4 +282,4 @@ def test_help_names_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["evaluate", "--help"]) == 0
     text = capsys.readouterr().out
     assert "pixels" in text
-    assert "64 of a classifier, 1 of a detector" in " ".join(text.split())
+    assert "64 of a classifier, 1 of others" in " ".join(text.split())

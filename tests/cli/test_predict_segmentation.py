@@ -108,7 +108,7 @@ def test_a_missing_checkpoint_is_what_is_said(
     images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["predict", str(images), "--checkpoint", "nowhere", "--window", "64"]) == 2
-    assert "no such file: nowhere" in capsys.readouterr().err
+    assert "nowhere does not exist" in capsys.readouterr().err
 
 
 def test_csv_has_a_row_for_each_class(model: Path, images: Path, tmp_path: Path) -> None:

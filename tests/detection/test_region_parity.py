@@ -323,6 +323,7 @@ def test_cascade_mask_rcnn_has_the_official_entries(load: Callable[[str], Simple
     assert_entries_and_counts(load("cascade_mask_rcnn"))
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_cascade_mask_rcnn_finds_what_was_recorded(
     load: Callable[[str], SimpleNamespace],

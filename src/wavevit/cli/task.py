@@ -26,7 +26,7 @@ def task_of(checkpoint: Path) -> str:
 
     path = model_file(checkpoint)
     if not path.exists():
-        raise FileNotFoundError(f"--checkpoint: no such file: {path}")
+        raise FileNotFoundError(f"--checkpoint: expected a model file, but {path} does not exist")
     if path.suffix != ".safetensors":
         return "classification"
     try:
