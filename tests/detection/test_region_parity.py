@@ -30,6 +30,7 @@ def load(
     """A detector with the recorded weights, and the recording; only the last one is kept."""
     kept: dict[str, SimpleNamespace] = {}
 
+    @torch.inference_mode(False)  # whoever comes first may be in it, and others train
     def load_one(name: str) -> SimpleNamespace:
         if name not in kept:
             kept.clear()
