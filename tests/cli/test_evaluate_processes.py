@@ -121,6 +121,6 @@ def test_a_worker_that_dies_ends_the_evaluation_with_a_line(
         Classifier.logits = patched  # type: ignore[method-assign]
 
     run = evaluate(data, 1, num_workers=1, prepare=kill_worker_at_the_second_batch)
-    assert run.codes == [EXIT_BROKEN]
+    assert run.codes == [EXIT_BROKEN], run.stderr
     # torch may raise in a destructor too, which Python then mentions before.
     assert "a process that loads images has failed" in run.stderr[0].splitlines()[-1]

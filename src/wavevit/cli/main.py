@@ -71,8 +71,9 @@ def _breakdown(error: RuntimeError) -> RuntimeError | None:
         return error
     if "wavevit.data.worker_failures" not in sys.modules:
         return None
-    from wavevit.data.worker_failures import worker_failure
+    from wavevit.data.worker_failures import stop_watching_workers, worker_failure
 
+    stop_watching_workers()
     return worker_failure(error)  # torch raises it wherever the main process is
 
 

@@ -1,6 +1,8 @@
 """A loader's worker process that dies or falls silent, told from faults of the data."""
 
 import re
+import signal
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,13 +42,17 @@ def received(loader: DataLoader[Any]) -> Iterator[Any]:
         except Exception as error:
             if not loader.num_workers:
                 raise
+            # The shared memory of a process that has gone cannot be fetched. What a data set
+            # raises in a worker says where it comes from.
+            is_lost = isinstance(error, OSError | EOFError) and (
+                "DataLoader worker process" not in str(error)
+            )
+            if is_lost:
+                stop_watching_workers()
             # torch's frames and the error refer to each other and hold the iterator. Ended by the
             # garbage collector, an iterator waits seconds for each of its workers.
             traceback.clear_frames(error.__traceback__)
-            # The shared memory of a process that has gone cannot be fetched. What a data set
-            # raises in a worker says where it comes from.
-            is_fetching = isinstance(error, (OSError, EOFError))
-            if not is_fetching or "DataLoader worker process" in str(error):
+            if not is_lost:
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise _loader_error(f"its batch is lost ({reason})") from error
@@ -90,3 +96,13 @@ def _loader_error(text: str) -> LoaderError:
         f"a process that loads images has failed: {reason}. Memory may have run out (fewer "
         "workers need less)"
     )
+
+
+def stop_watching_workers() -> None:
+    """Keeps torch from raising once more, wherever the process then is, that a worker has died.
+
+    To be called when that is known and the process is to end: the signal may come after the error
+    that the lost worker caused.
+    """
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
