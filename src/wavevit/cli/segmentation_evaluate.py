@@ -209,10 +209,11 @@ def open_for(
         ValueError: No such split, anything wrong with the masks, or other classes.
     """
     from wavevit.data.segmentation.files import open_segmentation
+    from wavevit.training.segmentation_settings import SHAPES
     from wavevit.training.segmentation_splits import generated_splits, hold_out_split
 
     names = predictor.card.class_names
-    if data == "shapes":
+    if data == SHAPES:
         splits = generated_splits(image_size)
         if splits.val.class_names != names:
             raise ValueError(f"the model has other classes than {data}")

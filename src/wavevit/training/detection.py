@@ -92,7 +92,6 @@ class DetectionTask(DataTask[DetectionSource]):
         self.metrics: DetectionMetrics | None = None
         self.result: DetectionResult | None = None
         self._truth: dict[str, Any] | None = None
-        self._evaluated_modules: list[str] = []
 
     @property
     def val_inputs(self) -> DetectionSource:
@@ -129,21 +128,15 @@ class DetectionTask(DataTask[DetectionSource]):
         """The detector with its initial or fine-tuned weights."""
         detector = self.model.build(self.card)
         detector.register_forward_pre_hook(_unpack)
-        # By name: with several processes BatchNorms may be exchanged for synchronised ones.
-        detector.train()
-        modules = detector.named_modules()
-        self._evaluated_modules = [name for name, module in modules if not module.training]
         return detector
 
     def set_train_mode(self, model: nn.Module) -> None:
-        """Puts the detector in training mode, frozen parts excepted.
+        """Puts the detector in training mode; frozen parts of its backbone see to themselves.
 
         Args:
             model: The detector.
         """
         model.train()
-        for name in self._evaluated_modules:
-            model.get_submodule(name).training = False
 
     def train_loader(
         self, sampler: TrainSampler, *, pin_memory: bool, timeout_s: float
