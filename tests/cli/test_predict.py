@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,21 @@ def test_a_run_directory_stands_for_its_best_model(
     from_run = lines(capsys)
     assert run(checkpoint, folder) == 0
     assert lines(capsys) == from_run
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_another_runtime_gives_the_same_answers(
+    checkpoint: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(checkpoint, folder, "--batch-size", 3) == 0  # the last batch is a smaller one
+    eager = lines(capsys)
+    assert run(checkpoint, folder, "--batch-size", 3, "--runtime", "openvino") == 0
+    for record, expected in zip(lines(capsys), eager, strict=True):
+        assert [p["label"] for p in record["predictions"]] == [
+            p["label"] for p in expected["predictions"]
+        ]
+        for found, wanted in zip(record["predictions"], expected["predictions"], strict=True):
+            assert found["probability"] == pytest.approx(wanted["probability"], abs=1e-5)
 
 
 def test_more_classes_than_there_are_gives_all(
@@ -446,6 +462,8 @@ def test_mistakes_are_one_line_and_exit_2(
     assert "at least 1" in line(image, "--topk", 0)
     assert "at least 1" in line(image, "--batch-size", 0)
     assert "did you mean --topk" in line(image, "--topj", 3)
+    assert "computes in fp32" in line(image, "--runtime", "openvino", "--precision", "bf16")
+    assert "needs a CUDA device, got cpu" in line(image, "--runtime", "cuda-graphs")
     assert "damaged" in refused(capsys, tmp_path / "junk.safetensors", image)
     assert "does not exist" in refused(capsys, tmp_path / "no.safetensors", image)
     assert "best.safetensors" in refused(capsys, empty, image)

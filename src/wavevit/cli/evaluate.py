@@ -38,6 +38,7 @@ def evaluate(
     num_workers: int = 2,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    runtime: Literal["eager", "compiled", "cuda-graphs", "openvino"] = "eager",
     image_size: int | None = None,
     output: Path | None = None,
     overwrite: bool = False,
@@ -63,6 +64,8 @@ def evaluate(
         num_workers: Processes that decode images; 0 decodes in the main process.
         device: Where the model runs; "auto" takes CUDA where there is some.
         precision: Number format inside the model.
+        runtime: How a classifier is run: as it is, compiled (takes a minute first), compiled and
+            replayed from CUDA graphs (small batches), or by OpenVINO on the CPU in fp32.
         image_size: Rows and columns of the model's input, pixels; null for the model file's.
         output: Folder to write metrics.json, per_class.csv, pictures and, of a detector, its
             predictions to; null writes none.
@@ -95,6 +98,7 @@ def evaluate(
                 checkpoint,
                 device=device,
                 precision=precision,
+                runtime=runtime,
                 image_size=image_size,
                 model=model,
                 num_classes=num_classes,

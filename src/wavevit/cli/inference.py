@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from wavevit.data.transforms import Transform, eval_transform
 from wavevit.models.card import ModelCard, create_model
+from wavevit.models.folding import fuse
+from wavevit.models.runtimes import Forward, Runtime, with_runtime
 from wavevit.models.weights import load_model, load_weights
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -32,6 +34,7 @@ class Classifier:
         num_classes: K.
         device: Where it runs.
         precision: Of the network's inside.
+        forward: A compiled form of the network that is run in its place.
     """
 
     model: nn.Module
@@ -39,6 +42,7 @@ class Classifier:
     num_classes: int
     device: torch.device
     precision: Precision
+    forward: Forward | None = None
 
     def transform(self) -> Transform:
         """The preparation of one image: RGB picture to float32 (3, H, W)."""
@@ -66,7 +70,7 @@ class Classifier:
             ),
             torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32"),
         ):
-            logits: Tensor = self.model(images.to(self.device))
+            logits: Tensor = (self.forward or self.model)(images.to(self.device))
         return logits.float().cpu()
 
 
@@ -78,6 +82,7 @@ def load_classifier(
     image_size: int | None = None,
     model: str | None = None,
     num_classes: int | None = None,
+    runtime: Runtime = "eager",
 ) -> Classifier:
     """A classifier of a model file, a run directory, or plain weights; tried out on one image.
 
@@ -88,11 +93,13 @@ def load_classifier(
         image_size: Rows and columns of the input instead of the model file's, pixels.
         model: timm name of the network, for weights that do not say what they are for.
         num_classes: Its number of classes; the model's usual one when None.
+        runtime: How the network is run; all but "eager" run its folded form (`wavevit.fuse`) and
+            are built at the first batch.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: No CUDA, weights that do not fit or lack the classifier, or a network that does
-            not take such images.
+        ValueError: No CUDA, a runtime that does not run here, weights that do not fit or lack the
+            classifier, or a network that does not take such images.
     """
     place = find_device(device)
     if model is None:
@@ -114,9 +121,18 @@ def load_classifier(
         raise ValueError(
             f"{checkpoint} names {len(card.class_names)} classes but its network has {classes}"
         )
-    classifier = Classifier(network.to(place).eval(), card, classes, place, precision)
+    network = network.to(place).eval()
+    if runtime == "openvino" and precision != "fp32":
+        raise ValueError(f"--runtime openvino computes in fp32; leave out --precision {precision}")
+    # Tried out as it is: compiling takes long, and is done for the batch that then comes.
+    classifier = Classifier(network, card, classes, place, precision)
     _try_out(classifier)
-    return classifier
+    if runtime == "eager":
+        return classifier
+    try:
+        return replace(classifier, forward=with_runtime(fuse(network), runtime))
+    except ImportError as error:
+        raise ValueError(str(error)) from error
 
 
 def find_device(name: Device) -> torch.device:

@@ -33,6 +33,7 @@ def predict(
     num_workers: int = 2,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    runtime: Literal["eager", "compiled", "cuda-graphs", "openvino"] = "eager",
     model: str | None = None,
     num_classes: int | None = None,
     image_size: int | None = None,
@@ -56,6 +57,8 @@ def predict(
         num_workers: Threads that decode images ahead of the model, at least 1.
         device: Where the model runs; "auto" takes CUDA where there is some.
         precision: Number format inside the model.
+        runtime: How a classifier is run: as it is, compiled (takes a minute first), compiled and
+            replayed from CUDA graphs (small batches), or by OpenVINO on the CPU in fp32.
         model: timm model name, for a checkpoint that does not say which network it is for.
         num_classes: Classes of that model; null: what timm builds by default.
         image_size: Rows and columns of the model's input, pixels; null: as it was trained.
@@ -89,6 +92,7 @@ def predict(
         image_size=image_size,
         device=device,
         precision=precision,
+        runtime=runtime,
     )
     topk = min(topk, classifier.num_classes)
     pictures = None

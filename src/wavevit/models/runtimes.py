@@ -1,0 +1,134 @@
+"""Ways to run a network for inference: as it is, compiled, or by OpenVINO on the CPU.
+
+Letters: B batch, C channels, H W rows and columns.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+Runtime: TypeAlias = Literal["eager", "compiled", "cuda-graphs", "openvino"]
+RUNTIMES: tuple[str, ...] = get_args(Runtime)
+
+Forward: TypeAlias = Callable[[Tensor], Any]
+
+
+def with_runtime(model: nn.Module, runtime: str = "eager") -> Forward:
+    """A function that runs the network on images (B, C, H, W), without gradients.
+
+    All but "eager" are built at the first batch, which takes seconds to minutes, and again for
+    images of another size or a larger batch; a smaller batch is filled up with zeros.
+
+    Args:
+        model: Network in evaluation mode on its device, best fused first (`wavevit.fuse`); its
+            outputs are tensors whose first dimension is the batch.
+        runtime: "eager"; "compiled" = `torch.compile`; "cuda-graphs" = compiled and replayed from
+            CUDA graphs, which pays for small batches on a GPU; "openvino" = OpenVINO in fp32 on
+            the CPU (`pip install "wavevit[export]"`), for networks that return one tensor.
+
+    Raises:
+        ValueError: Unknown runtime, one that does not run on the network's device, a network in
+            training mode; from the function, that the network cannot be compiled here.
+        ImportError: OpenVINO is missing.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"expected a runtime of {', '.join(RUNTIMES)}, got {runtime!r}")
+    if model.training:
+        raise ValueError("a runtime is for inference: call model.eval() first")
+    device = next(model.parameters()).device.type
+    if runtime == "cuda-graphs" and device != "cuda":
+        raise ValueError(f'runtime "cuda-graphs" needs a CUDA device, got {device}; use "compiled"')
+    if runtime == "openvino":
+        if device != "cpu":
+            raise ValueError(f'runtime "openvino" runs on the CPU, got {device}; use "compiled"')
+        return _FixedBatch(_OpenVino(model))
+    if runtime == "eager":
+        return torch.inference_mode()(model.__call__)
+    return _FixedBatch(_Compiled(model, "reduce-overhead" if runtime == "cuda-graphs" else None))
+
+
+class _FixedBatch:
+    """Spares a new build for every smaller batch, such as the last one of a data set."""
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+        self._largest: dict[tuple[Any, ...], int] = {}
+
+    def __call__(self, images: Tensor) -> Any:
+        key = (images.shape[1:], images.dtype)
+        count = len(images)
+        largest = self._largest[key] = max(count, self._largest.get(key, 0))
+        if count == largest:
+            return self._forward(images)
+        filled = torch.cat((images, images.new_zeros(largest - count, *images.shape[1:])))
+        return tree_map(lambda output: output[:count], self._forward(filled))
+
+
+class _Compiled:
+    """`torch.compile`, its failures in one line."""
+
+    def __init__(self, model: nn.Module, mode: str | None) -> None:
+        self._forward = torch.compile(model, mode=mode, dynamic=False)
+        self._copies = mode is not None  # the next replay overwrites what CUDA graphs return
+        from torch._dynamo.exc import TorchDynamoException  # slow to import
+
+        self._failure = TorchDynamoException
+
+    def __call__(self, images: Tensor) -> Any:
+        try:
+            with torch.inference_mode():
+                outputs = self._forward(images)
+                return tree_map(torch.clone, outputs) if self._copies else outputs
+        except self._failure as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f'the network cannot be compiled here ({reason}); use runtime "eager", or on a CPU '
+                "install a C++ compiler (g++)"
+            ) from error
+
+
+class _OpenVino:
+    """Runs a network with OpenVINO, one compiled form per shape of the input.
+
+    fp32 throughout: by itself OpenVINO takes bf16 on processors that have it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise ImportError(
+                'runtime "openvino" needs OpenVINO: pip install "wavevit[export]"'
+            ) from error
+        self._openvino = openvino
+        self._model = model
+        self._compiled: dict[torch.Size, Any] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.float32:
+            raise ValueError(f'runtime "openvino" takes float32 images, got {images.dtype}')
+        if images.shape not in self._compiled:
+            self._compiled[images.shape] = self._compile(images)
+        request = self._compiled[images.shape]
+        outputs = request.infer({0: images.contiguous().numpy()}, share_inputs=True)
+        return torch.from_numpy(outputs[0])
+
+    def _compile(self, images: Tensor) -> Any:
+        with torch.no_grad():
+            program = torch.export.export(self._model, (images,))
+        graph = self._openvino.convert_model(program)
+        if len(graph.outputs) != 1:
+            raise ValueError(
+                f'runtime "openvino" is for networks that return one tensor, got '
+                f'{len(graph.outputs)}; use "compiled"'
+            )
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": 1,
+        }
+        compiled = self._openvino.Core().compile_model(graph, "CPU", settings)
+        return compiled.create_infer_request()
