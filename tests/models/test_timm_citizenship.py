@@ -350,6 +350,7 @@ def test_fused_form_has_no_batch_norm_and_equals_the_model_in_fp64() -> None:
     fused = wavevit.fuse(model)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fused.modules())
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+    assert fused.stages[2].blocks[0].attn.qkv.out_features == 3 * 160  # one product, not two
     x = images(2, 3, 75, 50).double()
     with torch.inference_mode():
         torch.testing.assert_close(fused(x), model(x), rtol=1e-10, atol=1e-10)
@@ -426,3 +427,25 @@ def test_copies_and_pickles(tmp_path: Any) -> None:
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert isinstance(twin, WaveVit)
         torch.testing.assert_close(twin(x), model(x))
+
+
+@pytest.mark.parametrize("max_bytes", [1, 3 * 16 * 16 * 64 * 8, 10**9])
+def test_slices_of_the_feed_forward_network_change_nothing(max_bytes: int) -> None:
+    model = build("wavevit_test").double()
+    x = images(7, 3, 64, 64).double()
+    seen = []
+    hidden = model.stages[0].blocks[0].mlp.dwconv
+    hidden.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    expected = model(x)
+    expected_gradient = torch.autograd.grad(expected.sum(), hidden.weight)[0]
+    model.set_max_hidden_bytes(max_bytes)
+    sliced = model(x)
+    assert seen[1:] == {1: [1] * 7, 10**9: [7]}.get(max_bytes, [3, 3, 1])
+    torch.testing.assert_close(sliced, expected, rtol=1e-10, atol=1e-12)
+    gradient = torch.autograd.grad(sliced.sum(), hidden.weight)[0]
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-12)
+    model.set_max_hidden_bytes(None)
+    model(x)
+    assert seen[-1] == 7
+    with pytest.raises(ValueError, match="positive number of bytes or None, got 0"):
+        model.set_max_hidden_bytes(0)

@@ -1,4 +1,4 @@
-"""Norms folded into the linear maps beside them, exactly."""
+"""Norms folded into the linear maps beside them, and linears merged, exactly."""
 
 import copy
 from typing import TypeVar
@@ -49,3 +49,22 @@ def fold_layer_norm(norm: nn.LayerNorm, linears: list[nn.Linear]) -> nn.LayerNor
         linear.bias.copy_(linear.bias.double() + weight @ beta)
         linear.weight.copy_(weight * gamma)
     return nn.LayerNorm(norm.normalized_shape, eps=norm.eps, elementwise_affine=False)
+
+
+@torch.no_grad()
+def merge_linears(linears: list[nn.Linear]) -> nn.Linear:
+    """One linear whose outputs are those of all, side by side.
+
+    Args:
+        linears: Readers of the same input, all with a bias.
+    """
+    first = linears[0]
+    merged = nn.Linear(
+        first.in_features,
+        sum(linear.out_features for linear in linears),
+        device=first.weight.device,
+        dtype=first.weight.dtype,
+    )
+    merged.weight.copy_(torch.cat([linear.weight for linear in linears]))
+    merged.bias.copy_(torch.cat([linear.bias for linear in linears]))
+    return merged

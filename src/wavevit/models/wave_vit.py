@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from wavevit.layers.folding import fold_batch_norm, fold_layer_norm
+from wavevit.layers.folding import fold_batch_norm, fold_layer_norm, merge_linears
 from wavevit.models.official import adapt, adapt_before_loading
 from wavevit.models.token_label import MixBox, draw_mix_box, swap_mix_box
 from wavevit.ops.dwt import haar_dwt2, haar_idwt2
@@ -210,6 +210,27 @@ class Attention(nn.Module):
         return self.proj(attended.transpose(1, 2).reshape(B, H, W, C))
 
 
+class MergedAttention(nn.Module):
+    """The inference form of `Attention`: queries, keys and values in one matrix product.
+
+    Args:
+        attention: The module to take the weights of.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.qkv = merge_linears([attention.q, attention.kv])
+        self.proj = attention.proj
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        B, H, W, C = tokens.shape
+        qkv = self.qkv(tokens).reshape(B, H * W, 3, self.num_heads, C // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        attended = attend(q, k, v)
+        return self.proj(attended.transpose(1, 2).reshape(B, H, W, C))
+
+
 class ConvMlp(nn.Module):
     """The feed-forward network of PVT v2: linear, depthwise 3x3, GELU, linear (section 3).
 
@@ -223,8 +244,18 @@ class ConvMlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, kernel_size=3, padding=1, groups=hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.max_hidden_bytes: int | None = None
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if self.max_hidden_bytes is None:
+            return self._forward(tokens)
+        B, H, W, _ = tokens.shape
+        image_bytes = H * W * self.fc1.out_features * tokens.element_size()
+        images = max(1, self.max_hidden_bytes // image_bytes)
+        # Slices of the batch, so that what is between the linears stays in the cache.
+        return torch.cat([self._forward(some) for some in tokens.split(images)])
+
+    def _forward(self, tokens: Tensor) -> Tensor:
         hidden = to_nhwc(self.dwconv(to_nchw(self.fc1(tokens))))
         return self.fc2(F.gelu(hidden))
 
@@ -244,7 +275,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=BLOCK_NORM_EPS)
-        self.attn = attn
+        self.attn: nn.Module = attn
         self.norm2 = nn.LayerNorm(dim, eps=BLOCK_NORM_EPS)
         self.mlp = ConvMlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
@@ -254,14 +285,14 @@ class Block(nn.Module):
         return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
 
     def reparameterize(self) -> None:
-        """Folds every norm of the block whose fold is exact (inference only)."""
-        attn = self.attn
-        if isinstance(attn, WaveletAttention):
-            attn.reparameterize()
-            readers = [attn.q, attn.reduce]
-        else:
-            readers = [attn.q, attn.kv]
-        self.norm1 = fold_layer_norm(self.norm1, readers)
+        """Folds every norm of the block whose fold is exact, and merges q, k and v (inference only)."""
+        if isinstance(self.attn, WaveletAttention):
+            self.attn.reparameterize()
+            self.norm1 = fold_layer_norm(self.norm1, [self.attn.q, self.attn.reduce])
+        elif isinstance(self.attn, Attention):
+            merged = MergedAttention(self.attn)
+            self.attn = merged
+            self.norm1 = fold_layer_norm(self.norm1, [merged.qkv])
         self.norm2 = fold_layer_norm(self.norm2, [self.mlp.fc1])
 
 
@@ -495,6 +526,25 @@ class WaveVit(nn.Module):
         for stage in self.stages:
             assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
+
+    def set_max_hidden_bytes(self, max_bytes: int | None) -> None:
+        """Runs the feed-forward networks on slices of the batch; outputs stay the same.
+
+        Their hidden tensors hold four to eight times what a stage's tokens do. In slices they take
+        less memory and may stay in the cache between operations.
+
+        Args:
+            max_bytes: Of a hidden tensor, in the dtype of the tokens; at least one image is taken.
+                None takes the whole batch, as at first.
+
+        Raises:
+            ValueError: Not positive.
+        """
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"expected a positive number of bytes or None, got {max_bytes}")
+        for module in self.modules():
+            if isinstance(module, ConvMlp):
+                module.max_hidden_bytes = max_bytes
 
     def get_classifier(self) -> nn.Module:
         """The classifier layer; with token labels the pair of class and auxiliary head."""
