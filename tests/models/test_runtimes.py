@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import wavevit
 from wavevit.models.runtimes import with_runtime
@@ -84,6 +85,13 @@ def test_openvino_refuses_what_it_cannot_return(network: nn.Module) -> None:
         with_runtime(features, "openvino")(torch.randn(1, 3, 32, 32))
     with pytest.raises(ValueError, match=r"takes float32 images, got torch\.bfloat16"):
         with_runtime(network, "openvino")(torch.randn(1, 3, 32, 32).bfloat16())
+
+    class Unknown(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.interpolate(x, size=(7, 5), mode="bicubic", antialias=True)
+
+    with pytest.raises(ValueError, match="OpenVINO cannot take the network .*bicubic"):
+        with_runtime(Unknown(1, 1).eval(), "openvino")(torch.randn(1, 3, 32, 32))
 
 
 def test_a_compiler_that_fails_is_one_line(

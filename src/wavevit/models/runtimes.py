@@ -99,11 +99,12 @@ class _OpenVino:
     def __init__(self, model: nn.Module) -> None:
         try:
             import openvino
+            from openvino import frontend
         except ImportError as error:
             raise ImportError(
                 'runtime "openvino" needs OpenVINO: pip install "wavevit[export]"'
             ) from error
-        self._openvino = openvino
+        self._openvino, self._frontend = openvino, frontend
         self._model = model
         self._compiled: dict[torch.Size, Any] = {}
 
@@ -119,7 +120,14 @@ class _OpenVino:
     def _compile(self, images: Tensor) -> Any:
         with torch.no_grad():
             program = torch.export.export(self._model, (images,))
-        graph = self._openvino.convert_model(program)
+        failures = (self._frontend.OpConversionFailure, self._frontend.GeneralFailure)
+        try:
+            graph = self._openvino.convert_model(program)
+        except failures as error:
+            reason = str(error).strip().split("\n")[-1].lstrip("- ")
+            raise ValueError(
+                f'OpenVINO cannot take the network ({reason}); use runtime "compiled" or "eager"'
+            ) from error
         if len(graph.outputs) != 1:
             raise ValueError(
                 f'runtime "openvino" is for networks that return one tensor, got '
