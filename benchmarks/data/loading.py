@@ -12,8 +12,6 @@ loader and ours ("wavevit"), ours is measured with label maps of 18 x 18 cells a
 """
 
 import argparse
-import csv
-import datetime
 import functools
 import gc
 import multiprocessing
@@ -29,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import PIL
-import timm
 import torch
 import yaml
 from PIL import Image
@@ -46,6 +43,7 @@ from wavevit.data.loader import LabelMapCrops, train_loader
 from wavevit.data.samplers import TrainSampler
 from wavevit.data.shards.writer import write_shards
 from wavevit.data.transforms import TracedTransform, Transform, train_transform
+from wavevit.profiling.timing import Summary, append_rows, environment, paired_ratio
 
 RECIPE = "configs/classification/imagenet_wavevit_s_300e.yaml"
 IMAGE_SIZE = (224, 224)
@@ -207,18 +205,12 @@ def cpu_seconds(process: int | None) -> float:
 
 def spread(values: list[float], name: str) -> dict[str, float]:
     """Median and 20th and 80th percentile, as columns."""
-    ordered = sorted(values)
-    at = {share: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.2, 0.8)}
+    summary = Summary.of(values)
     return {
-        name: round(statistics.median(values), 2),
-        f"{name}_p20": round(at[0.2], 2),
-        f"{name}_p80": round(at[0.8], 2),
+        name: round(summary.median, 2),
+        f"{name}_p20": round(summary.p20, 2),
+        f"{name}_p80": round(summary.p80, 2),
     }
-
-
-def ratio(own: list[float], base: list[float]) -> float:
-    """Median of the rounds' ratios: both of a round met the same conditions."""
-    return round(statistics.median(a / b for a, b in zip(own, base, strict=True)), 3)
 
 
 def main() -> None:
@@ -244,12 +236,7 @@ def main() -> None:
         copy_images(options.data, options.images, root, options.enlarge)
         rows = measure(root, augment, options)
     if options.csv:
-        is_new = not options.csv.exists()
-        with options.csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            if is_new:
-                writer.writeheader()
-            writer.writerows(rows)
+        append_rows(options.csv, rows)
 
 
 def measure(
@@ -268,16 +255,17 @@ def measure(
             print(
                 f"round {number} {name:15} {speed:7.1f} images/s {milliseconds:6.2f} ms", flush=True
             )
+    known = environment("cpu")
     rows = []
     for name in loaders:
         rows.append(
             {
-                "date": datetime.date.today().isoformat(),
+                "date": known["date"],
                 "device": f"{platform.machine()} CPU, {os.cpu_count()} cores, 1 worker process",
                 "load_average": round(os.getloadavg()[0], 1),
                 "python": platform.python_version(),
-                "torch": torch.__version__,
-                "timm": timm.__version__,
+                "torch": known["torch"],
+                "timm": known["timm"],
                 "pillow": PIL.__version__,
                 "images": len(sizes),
                 "mean_kb": round(statistics.mean(sizes) / 1e3, 1),
@@ -285,9 +273,9 @@ def measure(
                 "rounds": options.rounds,
                 "loader": name,
                 **spread(speeds[name], "images_per_s"),
-                "ratio": ratio(speeds[name], speeds["timm"]),
+                "ratio": round(paired_ratio(speeds[name], speeds["timm"]), 3),
                 **spread(cpu_ms[name], "cpu_ms_per_image"),
-                "cpu_ratio": ratio(cpu_ms[name], cpu_ms["timm"]),
+                "cpu_ratio": round(paired_ratio(cpu_ms[name], cpu_ms["timm"]), 3),
                 "command": f"python benchmarks/data/loading.py --data {options.data.name}"
                 f"{' --enlarge' if options.enlarge else ''} --images {options.images} "
                 f"--batch-size {options.batch_size} --rounds {options.rounds} "

@@ -8,7 +8,6 @@ would get back if a worker ended (USS). Each row is measured in a fresh process.
 """
 
 import argparse
-import csv
 import datetime
 import gc
 import multiprocessing
@@ -32,6 +31,7 @@ from wavevit.data.shards.dataset import ShardDataset
 from wavevit.data.shards.index import Shard, ShardIndex
 from wavevit.data.shards.store import ShardStore
 from wavevit.data.shared_array import SharedArray
+from wavevit.profiling.timing import append_rows
 
 CLASSES = [f"n{number:08d}" for number in range(1000)]
 LOOK_UPS_PER_IMAGE = 20
@@ -159,12 +159,7 @@ def measure(kind: str, method: str, count: int, num_workers: int, num_batches: i
         "command": f"python benchmarks/data/worker_memory.py --kinds {kind} --methods {method} "
         f"--entries {count} --workers {num_workers} --batches {num_batches}",
     }
-    new = not CSV_FILE.exists()
-    with CSV_FILE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    append_rows(CSV_FILE, [row])
     print(row, flush=True)
     for child in multiprocessing.active_children():
         child.terminate()

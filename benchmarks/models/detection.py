@@ -9,11 +9,6 @@ the 20th and 80th percentile; `ratio` is the median of the time over torchvision
 """
 
 import argparse
-import csv
-import datetime
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,10 +17,16 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-import wavevit
 from wavevit.cli.main import keep_freed_memory
 from wavevit.detection.factory import create_detector
 from wavevit.detection.mask_rcnn import MaskRCNN
+from wavevit.profiling.timing import (
+    Summary,
+    append_rows,
+    environment,
+    paired_ratio,
+    time_in_turns,
+)
 
 NUM_CLASSES = 80
 PEERS = ("torchvision", "wavevit")
@@ -132,25 +133,6 @@ def work(
     return step
 
 
-def measure(calls: dict[str, Callable[[], None]], rounds: int, warm_up: int) -> dict[str, list]:
-    """Seconds of every round, by name."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + warm_up):
-        for name, call in calls.items():
-            _wait()
-            started = time.perf_counter()
-            call()
-            _wait()
-            if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--modes", nargs="+", default=["inference", "training"])
@@ -165,7 +147,8 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(options.threads)
-    rows = []
+    known = environment(options.device)
+    rows: list[dict[str, object]] = []
     for mode in options.modes:
         torch.manual_seed(0)
         model = ours()
@@ -181,39 +164,29 @@ def main() -> None:
         if mode == "inference":
             with torch.inference_mode():
                 found = {name: len(m(images)[0]["boxes"]) for name, m in models.items()}
-        seconds = measure(calls, options.rounds, options.warm_up)
+        seconds = time_in_turns(calls, options.rounds, options.device, options.warm_up)
         for name, times in seconds.items():
-            ratios = [a / b for a, b in zip(times, seconds["torchvision"], strict=True)]
-            p20, median, p80 = (sorted(times)[int(q * (len(times) - 1))] for q in (0.2, 0.5, 0.8))
+            summary = Summary.of(times)
             rows.append(
                 {
-                    "date": datetime.date.today().isoformat(),
-                    "device": f"{platform.machine()} CPU, {options.threads} threads"
-                    if options.device == "cpu"
-                    else torch.cuda.get_device_name(options.device),
-                    "torch": torch.__version__,
+                    **{key: known[key] for key in ("date", "device", "torch")},
                     "torchvision": torchvision.__version__,
-                    "wavevit": wavevit.__version__,
+                    "wavevit": known["wavevit"],
                     "mode": mode,
                     "model": f"{name} Mask R-CNN resnet50",
                     "dtype": "float32",
                     "batch": options.batch_size,
                     "size": "x".join(map(str, options.size)),
                     "detections": found.get(name, ""),
-                    "seconds": round(median, 3),
-                    "seconds_p20": round(p20, 3),
-                    "seconds_p80": round(p80, 3),
-                    "ratio": round(statistics.median(ratios), 3),
+                    "seconds": round(summary.median, 3),
+                    "seconds_p20": round(summary.p20, 3),
+                    "seconds_p80": round(summary.p80, 3),
+                    "ratio": round(paired_ratio(times, seconds["torchvision"]), 3),
                 }
             )
             print(rows[-1], flush=True)
     if options.csv:
-        new = not options.csv.exists()
-        with options.csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+        append_rows(options.csv, rows)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,25 @@
 python benchmarks/models/import_time.py
 """
 
-import statistics
+import functools
 import subprocess
 import sys
-import time
+
+from wavevit.profiling.timing import Summary, paired_ratio, time_in_turns
 
 ROUNDS = 9
 
 
 def main() -> None:
-    seconds: dict[str, list[float]] = {"timm": [], "wavevit": []}
-    for _ in range(ROUNDS):
-        for name, times in seconds.items():
-            started = time.perf_counter()
-            subprocess.run([sys.executable, "-c", f"import {name}"], check=True)
-            times.append(time.perf_counter() - started)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    print({**medians, "ratio": medians["wavevit"] / medians["timm"]})
+    calls = {
+        name: functools.partial(
+            subprocess.run, [sys.executable, "-c", f"import {name}"], check=True
+        )
+        for name in ("timm", "wavevit")
+    }
+    seconds = time_in_turns(calls, ROUNDS, "cpu", warm_up=0)
+    medians = {name: Summary.of(times).median for name, times in seconds.items()}
+    print({**medians, "ratio": paired_ratio(seconds["wavevit"], seconds["timm"])})
 
 
 if __name__ == "__main__":

@@ -11,9 +11,6 @@ compared with that everywhere else, too: 1 where no seam is seen.
 """
 
 import argparse
-import csv
-import datetime
-import platform
 import resource
 import subprocess
 import sys
@@ -26,6 +23,7 @@ from PIL import Image
 
 from wavevit.cli.main import keep_freed_memory
 from wavevit.data.images import load_image
+from wavevit.profiling.timing import append_rows, environment
 from wavevit.segmentation.inference import SegmentationPredictor
 from wavevit.segmentation.sliding_window import SlidingWindow, window_starts
 
@@ -87,14 +85,13 @@ def main() -> None:
         predictor = SegmentationPredictor.load(options.checkpoint, sliding=sliding)
         return predictor([pixels])[0].labels.numpy(), sliding
 
+    known = environment("cpu")
     whole, _ = labels(SIDE, False)
     for window in options.windows:
         for taper in (False, True):
             found, sliding = labels(window, taper)
             row = {
-                "date": datetime.date.today().isoformat(),
-                "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-                "torch": torch.__version__,
+                **{key: known[key] for key in ("date", "device", "torch")},
                 "model": f"{card.segmenter} on {card.backbone}, {len(card.class_names)} classes",
                 "mean_iou": round(card.metrics.get("mean_iou", float("nan")), 4),
                 "photo_peak_gib": memory,
@@ -106,12 +103,7 @@ def main() -> None:
             }
             print(row, flush=True)
             if options.csv is not None:
-                new = not options.csv.exists()
-                with options.csv.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, row)
-                    if new:
-                        writer.writeheader()
-                    writer.writerow(row)
+                append_rows(options.csv, [row])
 
 
 if __name__ == "__main__":

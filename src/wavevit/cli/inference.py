@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from wavevit.data.transforms import Transform, eval_transform
 from wavevit.models.card import ModelCard, create_model
-from wavevit.models.folding import fuse
-from wavevit.models.runtimes import Forward, Runtime, with_runtime
+from wavevit.models.runtimes import Forward, Runtime, prepare, with_runtime
 from wavevit.models.weights import load_model, load_weights
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -93,8 +92,7 @@ def load_classifier(
         image_size: Rows and columns of the input instead of the model file's, pixels.
         model: timm name of the network, for weights that do not say what they are for.
         num_classes: Its number of classes; the model's usual one when None.
-        runtime: How the network is run; all but "eager" run its folded form (`wavevit.fuse`) and
-            are built at the first batch.
+        runtime: How the network is run; all but "eager" are built at the first batch.
 
     Raises:
         FileNotFoundError: No such file.
@@ -130,7 +128,7 @@ def load_classifier(
     if runtime == "eager":
         return classifier
     try:
-        return replace(classifier, forward=with_runtime(fuse(network), runtime))
+        return replace(classifier, forward=with_runtime(prepare(network, runtime), runtime))
     except ImportError as error:
         raise ValueError(str(error)) from error
 

@@ -10,10 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from wavevit.models.folding import fuse
+
 Runtime: TypeAlias = Literal["eager", "compiled", "cuda-graphs", "openvino"]
 RUNTIMES: tuple[str, ...] = get_args(Runtime)
 
 Forward: TypeAlias = Callable[[Tensor], Any]
+
+
+def prepare(model: nn.Module, runtime: str) -> nn.Module:
+    """The form of the network that a runtime takes best.
+
+    Args:
+        model: Network in evaluation mode.
+        runtime: One of `RUNTIMES`.
+
+    Returns:
+        A copy with its norms folded (`wavevit.fuse`). For OpenVINO the network itself: it folds
+        BatchNorms too, and a LayerNorm without weights loses it two digits (2026.4).
+    """
+    return model if runtime == "openvino" else fuse(model)
 
 
 def with_runtime(model: nn.Module, runtime: str = "eager") -> Forward:
@@ -23,8 +39,8 @@ def with_runtime(model: nn.Module, runtime: str = "eager") -> Forward:
     images of another size or a larger batch; a smaller batch is filled up with zeros.
 
     Args:
-        model: Network in evaluation mode on its device, best fused first (`wavevit.fuse`); its
-            outputs are tensors whose first dimension is the batch.
+        model: Network in evaluation mode on its device, best `prepare`d first; its outputs are
+            tensors whose first dimension is the batch.
         runtime: "eager"; "compiled" = `torch.compile`; "cuda-graphs" = compiled and replayed from
             CUDA graphs, which pays for small batches on a GPU; "openvino" = OpenVINO in fp32 on
             the CPU (`pip install "wavevit[export]"`), for networks that return one tensor.
