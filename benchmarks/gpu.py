@@ -1,0 +1,422 @@
+"""Everything about speed that needs a GPU, in at most eight minutes: checks, times, one table last.
+
+    python benchmarks/gpu.py --output benchmarks/results
+
+In this order: the kernels' tests (`pytest -m gpu tests/ops`), the machine's limits, the depthwise
+kernel against copying, `wavevit_s` with and without our kernels against its paper-literal form and
+its peers in inference and training, and memory at 1024 pixels. The bars are those of an H200.
+
+What takes turns in one step ran in one process, A B A B. A step that fails, or for which no time is
+left, is said in the table, and the rest goes on. OUTPUT/gpu.csv gets a row per measurement.
+`--rehearse` runs the same steps on tiny networks on the CPU, to try out this script.
+"""
+
+import argparse
+import gc
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import torch._dynamo
+
+sys.path.insert(0, str(Path(__file__).parent / "models"))
+import plain  # noqa: F401 - registers the paper-literal networks
+
+from wavevit.models.runtimes import Runtime
+from wavevit.ops.depthwise_gelu import depthwise_gelu
+from wavevit.ops.triton_support import use_kernels
+from wavevit.profiling.machine import Machine, measure_machine
+from wavevit.profiling.precision import Precision
+from wavevit.profiling.timing import (
+    Call,
+    Summary,
+    append_rows,
+    check_columns,
+    environment,
+    figures,
+    peak_memory,
+    time_in_turns,
+)
+from wavevit.profiling.workload import NOT_RUNNABLE, Case, Workload, one_line
+
+ROOT = Path(__file__).parents[1]
+OURS, PLAIN = "wavevit_s", "plain_wavevit_s"
+PEERS = ("pvt_v2_b2", "swin_tiny_patch4_window7_224", "convnext_tiny")
+# Maps (H, W) and channels between the linears of wavevit_s at 224 pixels.
+HIDDEN = ((56, 512), (28, 1024), (14, 1280), (7, 1792))
+COLUMNS = ("step", "name", "value", "p20", "p80", "unit", "peak_mib", "first_call_s")
+
+
+@dataclass
+class Settings:
+    """What the steps run on.
+
+    Attributes:
+        device: "cuda", or "cpu" in a rehearsal.
+        batch: Images of inference and training.
+        size: Of the images, pixels.
+        large: Of the image whose memory is measured, pixels.
+        rounds: Timed turns.
+        deadline: Of `time.monotonic`, after which no case is started.
+        tiny: Whether this is a rehearsal.
+    """
+
+    device: str
+    batch: int
+    size: int
+    large: int
+    rounds: int
+    deadline: float
+    tiny: bool
+
+    def model(self, name: str) -> str:
+        """The network to run, a toy in a rehearsal."""
+        if not self.tiny:
+            return name
+        return {OURS: "wavevit_test", PLAIN: "plain_wavevit_test"}.get(name, "test_resnet")
+
+    @property
+    def precision(self) -> Precision:
+        """bf16; a CPU may be slow in it."""
+        return "fp32" if self.tiny else "bf16"
+
+    def runtime(self, name: Runtime) -> Runtime:
+        """Eager in a rehearsal, since compiling takes long."""
+        return "eager" if self.tiny else name
+
+
+@dataclass
+class Results:
+    """What came out.
+
+    Attributes:
+        rows: Of the CSV file.
+        failures: Name to reason.
+    """
+
+    rows: list[dict[str, object]] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def add(self, step: str, name: str, summary: Summary, unit: str, **more: object) -> None:
+        """Keeps a measurement, and says it."""
+        values = map(figures, (summary.median, summary.p20, summary.p80))
+        row = dict(zip(COLUMNS, (step, name, *values, unit, "", ""), strict=True)) | more
+        self.rows.append(row)
+        print(f"  {name:44} {row['value']:>12} {unit}  peak {row['peak_mib']} MiB", flush=True)
+
+    def fail(self, name: str, reason: str) -> None:
+        """Keeps why something was not measured, and says it."""
+        self.failures[name] = reason
+        print(f"  {name:44} not measured: {reason}", flush=True)
+
+    def get(self, name: str, column: str = "value") -> float | None:
+        """A measured value."""
+        found = [row[column] for row in self.rows if row["name"] == name]
+        return float(str(found[0])) if found and found[0] != "" else None
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network in one form.
+
+    Attributes:
+        name: As it is reported.
+        model: timm model name.
+        runtime: How it is run.
+        workload: In what way.
+        kernels: With our kernels.
+    """
+
+    name: str
+    model: str
+    runtime: Runtime
+    workload: Workload
+    kernels: bool = True
+
+
+def check_kernels(settings: Settings, results: Results) -> None:
+    """The kernels' own tests, on this device."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "tests/ops",
+        "-p",
+        "no:cacheprovider",
+    ]
+    if settings.tiny:
+        command[-2:] = ["--collect-only"]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False
+        )
+    except subprocess.TimeoutExpired:
+        results.fail("kernel tests", "took more than 150 s")
+        return
+    last = (done.stdout.strip().splitlines() or [done.stderr.strip()[-300:]])[-1]
+    if done.returncode:
+        print(done.stdout[-3000:], done.stderr[-1000:])
+        results.fail("kernel tests", last)
+    else:
+        results.add("kernels", f"kernel tests: {last}", Summary(0, 0, 0), "failures")
+
+
+def time_depthwise(settings: Settings, results: Results, machine: Machine) -> None:
+    """The depthwise kernel: its share of the bandwidth that a copy reaches."""
+    dtype = torch.float32 if settings.tiny else torch.bfloat16
+    for side, C in HIDDEN:
+        B, C = (2, 16) if settings.tiny else (settings.batch, C)
+        x = torch.randn(B, side, side, C, device=settings.device).to(dtype).requires_grad_()
+        weight = torch.randn(C, 1, 3, 3, device=settings.device).to(dtype).requires_grad_()
+        bias = torch.randn(C, device=settings.device).to(dtype).requires_grad_()
+        kept = depthwise_gelu(x, weight, bias)
+        gradient = torch.randn_like(kept)
+
+        def forward(x=x, weight=weight, bias=bias) -> object:
+            with torch.no_grad():
+                return depthwise_gelu(x, weight, bias)
+
+        def backward(kept=kept, inputs=(x, weight, bias), gradient=gradient) -> object:
+            return torch.autograd.grad(kept, inputs, gradient, retain_graph=True)
+
+        calls: Mapping[str, Call] = {"forward": forward, "backward": backward}
+        times = time_in_turns(calls, 10, settings.device, repeats=2 if settings.tiny else 10)
+        for what, tensors in (("forward", 2), ("backward", 3)):  # read and written at least
+            floor = tensors * x.numel() * x.element_size() / machine.bytes_per_s
+            share = Summary.of([floor / t for t in times[what]])
+            name = f"depthwise + GELU {what} {side} x {side} x {C}"
+            results.add("kernels", name, share, "of copy bandwidth")
+
+
+def race(
+    step: str, contestants: list[Contestant], settings: Settings, results: Results, step_batch: int
+) -> None:
+    """Images per second of all, taking turns, with peak memory and the time to compile."""
+    calls: dict[str, Call] = {}
+    peaks: dict[str, tuple[float, float]] = {}
+    for who in contestants:
+        if time.monotonic() > settings.deadline:
+            results.fail(who.name, "no time left")
+            continue
+        case = Case(who.model, settings.precision, who.runtime, step_batch, settings.size)
+        try:
+            with use_kernels(who.kernels):
+                call = who.workload.call(case)
+                started = time.monotonic()
+                call()
+                first = time.monotonic() - started
+                call()
+                gc.collect()
+                peaks[who.name] = (
+                    figures(first),
+                    figures(peak_memory(call, settings.device) / 2**20),
+                )
+        except NOT_RUNNABLE as error:
+            results.fail(who.name, one_line(error))
+            continue
+        calls[who.name] = with_kernels(call, who.kernels)
+        print(f"  {who.name:44} ready in {first:.1f} s", flush=True)
+    for name, seconds in time_in_turns(calls, settings.rounds, settings.device).items():
+        first, peak = peaks[name]
+        rate = Summary.of(seconds).rate(step_batch)
+        results.add(step, name, rate, "images/s", peak_mib=peak, first_call_s=first)
+
+
+def with_kernels(call: Call, enabled: bool) -> Callable[[], None]:
+    """The call with the switch as it was compiled: otherwise it would be compiled anew."""
+
+    def run() -> None:
+        with use_kernels(enabled):
+            call()
+
+    return run
+
+
+def infer(settings: Settings, results: Results) -> None:
+    """Inference: ours, the paper-literal form under autocast, and the peers compiled."""
+    ours = Workload(device=settings.device)
+    literal = replace(ours, autocast=True, fuse=False)
+    model, compiled = settings.model, settings.runtime("compiled")
+    contestants = [
+        Contestant(f"inference {PLAIN} eager autocast", model(PLAIN), "eager", literal),
+        Contestant(f"inference {OURS} compiled, kernels", model(OURS), compiled, ours),
+        Contestant(f"inference {OURS} compiled", model(OURS), compiled, ours, kernels=False),
+        *(
+            Contestant(
+                f"inference {peer} compiled",
+                model(peer),
+                compiled,
+                replace(ours, channels_last=peer == "convnext_tiny"),
+            )
+            for peer in PEERS
+        ),
+        Contestant(f"inference {OURS} eager, kernels", model(OURS), "eager", ours),
+        Contestant(f"inference {OURS} eager", model(OURS), "eager", ours, kernels=False),
+    ]
+    race("inference", contestants, settings, results, settings.batch)
+
+
+def train(settings: Settings, results: Results) -> None:
+    """Training steps under autocast: ours and the paper-literal form."""
+    work = Workload(mode="training", device=settings.device)
+    model, compiled = settings.model, settings.runtime("compiled")
+    contestants = [
+        Contestant(f"training {PLAIN} eager", model(PLAIN), "eager", work),
+        Contestant(f"training {OURS} compiled, kernels", model(OURS), compiled, work),
+        Contestant(f"training {OURS} compiled", model(OURS), compiled, work, kernels=False),
+        Contestant(f"training {OURS} eager, kernels", model(OURS), "eager", work),
+    ]
+    race("training", contestants, settings, results, settings.batch)
+
+
+def answer_one(settings: Settings, results: Results) -> None:
+    """Latency: one image, compiled and replayed from CUDA graphs."""
+    ours, model = Workload(device=settings.device), settings.model
+    contestants = [
+        Contestant(
+            f"one image {name} CUDA graphs", model(name), settings.runtime("cuda-graphs"), ours
+        )
+        for name in (OURS, "pvt_v2_b2")
+    ]
+    race("latency", contestants, settings, results, 1)
+
+
+def measure_memory(settings: Settings, results: Results) -> None:
+    """Peak memory of a large image's activations, in MiB."""
+    from memory import peak_bytes
+
+    for mode in ("inference", "training"):
+        for name in (OURS, PLAIN):
+            label = f"memory {mode} {name} {settings.large} px"
+            work = Workload(mode=mode, device=settings.device, fuse=name == OURS)
+            gc.collect()
+            try:
+                peak = peak_bytes(settings.model(name), work, "fp32", settings.large) / 2**20
+            except NOT_RUNNABLE as error:
+                results.fail(label, one_line(error))
+                continue
+            results.add("memory", label, Summary.of([peak]), "MiB", peak_mib=figures(peak))
+
+
+def table(settings: Settings, results: Results) -> list[tuple[str, str, str, str]]:
+    """Bar by bar: what, bar, measured, and whether it is met."""
+    get, large = results.get, settings.large
+    best = f"inference {OURS} compiled, kernels"
+    step = f"training {OURS} compiled, kernels"
+    plain_step = f"training {PLAIN} eager"
+    first_map = next(
+        (str(row["name"]) for row in results.rows if "GELU forward 56" in str(row["name"])), ""
+    )
+
+    def over(a: float | None, b: float | None) -> float | None:
+        return a / b if a is not None and b else None
+
+    def memory(mode: str) -> float | None:
+        return over(
+            get(f"memory {mode} {OURS} {large} px"), get(f"memory {mode} {PLAIN} {large} px")
+        )
+
+    bars: list[tuple[str, float | None, str, float]] = [
+        ("inference, torch.compile alone, images/s", get(f"inference {OURS} compiled"), ">=", 17e3),
+        ("inference, our kernels, images/s", get(best), ">=", 25e3),
+        (
+            "  x plain under autocast",
+            over(get(best), get(f"inference {PLAIN} eager autocast")),
+            ">=",
+            2.5,
+        ),
+        *(
+            (f"  x {peer} compiled", over(get(best), get(f"inference {peer} compiled")), ">", 1.0)
+            for peer in PEERS[:2]
+        ),
+        ("training step, images/s", get(step), ">=", 6e3),
+        ("  x plain under autocast", over(get(step), get(plain_step)), ">=", 2.0),
+        (
+            "  peak memory, x plain",
+            over(get(step, "peak_mib"), get(plain_step, "peak_mib")),
+            "<=",
+            0.6,
+        ),
+        ("depthwise + GELU forward, of copy bandwidth", get(first_map), ">=", 0.8),
+        (f"memory at {large} px, inference, x plain", memory("inference"), "<=", 0.4),
+        (f"memory at {large} px, training, x plain", memory("training"), "<=", 0.4),
+    ]
+    lines = []
+    for what, value, sign, bar in bars:
+        met = value is not None and (value <= bar if sign == "<=" else value >= bar)
+        verdict = "not measured" if value is None else "met" if met else "NOT MET"
+        shown = "-" if value is None else f"{value:,.0f}" if bar > 1e3 else f"{value:.3f}"
+        lines.append((what, f"{sign} {bar:,.0f}" if bar > 1e3 else f"{sign} {bar}", shown, verdict))
+    tests = [
+        str(row["name"]) for row in results.rows if str(row["name"]).startswith("kernel tests")
+    ]
+    lines.append(
+        ("kernels' tests", "pass", *((tests[0][14:44], "met") if tests else ("-", "NOT MET")))
+    )
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, help="folder whose gpu.csv gets the rows")
+    parser.add_argument("--seconds", type=float, default=440, help="after which nothing is started")
+    parser.add_argument("--rehearse", action="store_true", help="tiny networks on the CPU")
+    options = parser.parse_args()
+    if not options.rehearse and not torch.cuda.is_available():
+        sys.stderr.write("error: no CUDA device is available here; --rehearse runs on the CPU\n")
+        return 2
+    deadline = time.monotonic() + options.seconds
+    settings = (
+        Settings("cpu", 2, 64, 64, 2, deadline, tiny=True)
+        if options.rehearse
+        else Settings("cuda", 256, 224, 1024, 12, deadline, tiny=False)
+    )
+    csv = None if options.output is None else options.output / "gpu.csv"
+    if csv is not None:
+        check_columns(csv, [*environment(settings.device), *COLUMNS])
+    results = Results()
+    torch._dynamo.config.cache_size_limit = 256  # one class in several forms
+    print("machine", flush=True)
+    copied = 1 << 24 if settings.tiny else None
+    machine = measure_machine(settings.device, settings.precision, copied_bytes=copied)
+    bandwidth, rate = machine.bytes_per_s / 1e9, machine.flops_per_s / 1e12
+    results.add("machine", "copy bandwidth", Summary.of([bandwidth]), "GB/s")
+    results.add("machine", "matrix products", Summary.of([rate]), "TFLOP/s")
+    steps: list[tuple[str, Callable[[], None]]] = [
+        ("kernels' tests", lambda: check_kernels(settings, results)),
+        ("depthwise kernel", lambda: time_depthwise(settings, results, machine)),
+        ("inference", lambda: infer(settings, results)),
+        ("training", lambda: train(settings, results)),
+        ("memory", lambda: measure_memory(settings, results)),
+        ("latency", lambda: answer_one(settings, results)),
+    ]
+    for name, run in steps:
+        if time.monotonic() > settings.deadline:
+            results.fail(name, "no time left")
+            continue
+        started = time.monotonic()
+        print(name, flush=True)
+        try:
+            run()
+        except NOT_RUNNABLE as error:
+            results.fail(name, one_line(error))
+        gc.collect()
+        torch.cuda.empty_cache()
+        print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
+    if csv is not None and results.rows:
+        append_rows(csv, [environment(settings.device) | row for row in results.rows])
+    print(f"\n{'what':46}{'bar':>12}{'measured':>32}  verdict")
+    for what, bar, shown, verdict in table(settings, results):
+        print(f"{what:46}{bar:>12}{shown:>32}  {verdict}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
