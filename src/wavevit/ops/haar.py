@@ -2,27 +2,36 @@
 
 Letters: B batch, C channels, H W rows and columns, h w = ceil(H / 2), ceil(W / 2).
 
-Why it is written with buffers: a depthwise convolution reads the input four times and `cat` copies
-its results once more. Here the two rows of each pair are added and subtracted into a scratch of
-half the input's size, and the scratch's columns go straight into the result. The inverse is also
-the adjoint, hence the gradient. Under `torch.compile` and `torch.export` the same sums are plain
-expressions, which a compiler fuses into one kernel.
+Three ways compute the same sums, and the inverse is also the adjoint, hence the gradient. In eager
+mode `haar_buffers` spares memory traffic, and on a GPU, for channels-last memory, `haar_triton` is
+one pass. Under `torch.compile` and `torch.export` they are plain expressions, which a compiler
+fuses into one kernel.
 """
-
-import sys
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from wavevit.ops.extension import crop, extend, interleave, is_certain, is_exporting
+from wavevit.ops.haar_buffers import (
+    math_dtype as math_dtype,
+)
+from wavevit.ops.haar_buffers import (
+    nchw_analysis,
+    nchw_synthesis,
+    nhwc_analysis,
+    nhwc_synthesis,
+)
 from wavevit.ops.linear_map import apply_linear, is_traced
+from wavevit.ops.triton_support import triton_applies, works_here
 from wavevit.ops.wavelets import check_mode
 
 _SUPPORTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
-def haar_dwt2(x: Tensor, channels_last: bool = False, *, mode: str = "symmetric") -> Tensor:
+def haar_dwt2(
+    x: Tensor, channels_last: bool = False, *, mode: str = "symmetric", relu: bool = False
+) -> Tensor:
     """One level of the orthonormal Haar transform, its four bands side by side as channels.
 
     The bands come in the order LL, LH, HL, HH of `wavevit.dwt2`. Even sizes
@@ -34,6 +43,7 @@ def haar_dwt2(x: Tensor, channels_last: bool = False, *, mode: str = "symmetric"
         channels_last: Whether the last dimension of x is its channels.
         mode: How an odd H or W is made even, by PyWavelets' names; "symmetric" repeats the edge
             pixel.
+        relu: Whether to transform relu(x) instead of x; x itself is left as it is.
 
     Returns:
         (B, 4C, h, w) with channels [ll(0..C-1), lh, hl, hh], or (B, h, w, 4C); x's dtype.
@@ -46,16 +56,22 @@ def haar_dwt2(x: Tensor, channels_last: bool = False, *, mode: str = "symmetric"
     rows, columns = (1, 2) if channels_last else (2, 3)
     check_not_empty(x, rows, columns, "haar_dwt2")
     check_mode(mode)
+    if relu and not (is_certain(x.shape[rows] % 2 == 0) and is_certain(x.shape[columns] % 2 == 0)):
+        x, relu = F.relu(x), False  # first: some modes extrapolate below 0
     x = make_even(make_even(x, rows, mode), columns, mode)
     if _use_nhwc(x, channels_last):
-        packed = analyse(x if channels_last else x.permute(0, 2, 3, 1), True).flatten(-2)
+        packed = analyse(x if channels_last else x.permute(0, 2, 3, 1), True, relu).flatten(-2)
         return packed if channels_last else packed.permute(0, 3, 1, 2)
-    packed = analyse(x.permute(0, 3, 1, 2) if channels_last else x, False).flatten(1, 2)
+    packed = analyse(x.permute(0, 3, 1, 2) if channels_last else x, False, relu).flatten(1, 2)
     return packed.permute(0, 2, 3, 1) if channels_last else packed
 
 
 def haar_idwt2(
-    y: Tensor, channels_last: bool = False, *, size: tuple[int, int] | None = None
+    y: Tensor,
+    channels_last: bool = False,
+    *,
+    size: tuple[int, int] | None = None,
+    relu: bool = False,
 ) -> Tensor:
     """The inverse of `haar_dwt2`.
 
@@ -64,6 +80,7 @@ def haar_idwt2(
             float64. Its memory may have either order.
         channels_last: Whether the last dimension of y is its channels.
         size: H and W of the original, where one was odd.
+        relu: Whether to transform relu(y) instead of y; y itself is left as it is.
 
     Returns:
         (B, C, H, W), or (B, H, W, C), with H, W = 2h, 2w if no size is given; y's dtype.
@@ -83,47 +100,59 @@ def haar_idwt2(
     C = channels // 4
     if _use_nhwc(y, channels_last):
         bands = torch.unflatten(y if channels_last else y.permute(0, 2, 3, 1), -1, (4, C))
-        x = synthesise(bands, True)
+        x = synthesise(bands, True, relu)
         x = x if channels_last else x.permute(0, 3, 1, 2)
     else:
         bands = torch.unflatten(y.permute(0, 3, 1, 2) if channels_last else y, 1, (4, C))
-        x = synthesise(bands, False)
+        x = synthesise(bands, False, relu)
         x = x.permute(0, 2, 3, 1) if channels_last else x
     return x if size is None else crop_to_size(x, size, 1 if channels_last else 2, "haar_idwt2")
 
 
-def analyse(x: Tensor, channels_last: bool) -> Tensor:
+def analyse(x: Tensor, channels_last: bool, relu: bool = False) -> Tensor:
     """The four bands of x, whose H and W are even.
 
     Args:
         x: (..., C, H, W), or (..., H, W, C) with channels_last.
         channels_last: Whether the last dimension of x is its channels.
+        relu: Whether to transform relu(x).
 
     Returns:
         (..., 4, C, h, w), or (..., h, w, 4, C).
     """
+    if channels_last and _kernels_apply(x):
+        from wavevit.ops.haar_triton import haar_dwt
+
+        return torch.unflatten(haar_dwt(x, relu, None), -1, (4, x.shape[-1]))
+    x = F.relu(x) if relu else x
     if is_traced():
         return _plain_analysis(x, channels_last)
     if channels_last:
-        return apply_linear(x, _nhwc_analysis, _nhwc_synthesis)
-    return apply_linear(x, _nchw_analysis, _nchw_synthesis)
+        return apply_linear(x, nhwc_analysis, nhwc_synthesis)
+    return apply_linear(x, nchw_analysis, nchw_synthesis)
 
 
-def synthesise(bands: Tensor, channels_last: bool) -> Tensor:
+def synthesise(bands: Tensor, channels_last: bool, relu: bool = False) -> Tensor:
     """The inverse and the adjoint of `analyse`.
 
     Args:
         bands: (..., 4, C, h, w), or (..., h, w, 4, C) with channels_last.
         channels_last: Whether the last dimension is the channels.
+        relu: Whether to transform relu(bands).
 
     Returns:
         (..., C, 2h, 2w), or (..., 2h, 2w, C).
     """
+    if channels_last and _kernels_apply(bands):
+        from wavevit.ops.haar_triton import haar_idwt
+
+        return haar_idwt(bands.flatten(-2), relu, None)
+    bands = F.relu(bands) if relu else bands
     if is_traced():
         return _plain_synthesis(bands, channels_last)
     if channels_last:
-        return apply_linear(bands, _nhwc_synthesis, _nhwc_analysis)
-    return apply_linear(bands, _nchw_synthesis, _nchw_analysis)
+        return apply_linear(bands, nhwc_synthesis, nhwc_analysis)
+    return apply_linear(bands, nchw_synthesis, nchw_analysis)
 
 
 def make_even(x: Tensor, axis: int, mode: str) -> Tensor:
@@ -167,18 +196,6 @@ def crop_to_size(x: Tensor, size: tuple[int, int], rows: int, name: str) -> Tens
                 f"and {W} or {W - 1} columns; check the size, the wavelet and the mode"
             )
     return crop(crop(x, rows, size[0]), rows + 1, size[1])
-
-
-def math_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype sums are taken in: float16 and bfloat16 are rounded once, at the end.
-
-    Args:
-        dtype: The dtype of the data.
-
-    Returns:
-        float64 for float64, else float32.
-    """
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def check_dtype(x: Tensor, name: str) -> None:
@@ -252,102 +269,18 @@ def _use_nhwc(x: Tensor, channels_last: bool) -> bool:
     return channels_innermost(x)
 
 
-# ---- Eager: buffers of our own. Everything below carries leading dimensions along.
+def _kernels_apply(x: Tensor) -> bool:
+    # A compiler fuses the plain expressions with what stands before and after them (BatchNorm,
+    # ReLU, the copy into a concatenation), which saves more than our kernels would.
+    if is_traced() or not triton_applies(x):
+        return False
+    return works_here("haar", _check_kernels, x.device)
 
 
-def _nchw_analysis(x: Tensor) -> Tensor:
-    *lead, C, H, W = x.shape
-    out = x.new_empty(*lead, 4, C, H // 2, W // 2)
-    x = x.to(math_dtype(x.dtype))
-    ll, lh, hl, hh = out.unbind(-4)
-    rows = x.new_empty(*lead, C, H // 2, W)
-    top, bottom = x[..., 0::2, :], x[..., 1::2, :]
-    torch.add(top, bottom, out=rows)
-    _split_columns(rows, ll, hl)
-    torch.sub(top, bottom, out=rows)
-    _split_columns(rows, lh, hh)
-    return out
+def _check_kernels(device: torch.device) -> None:
+    from wavevit.ops.haar_triton import check_on
 
-
-def _nchw_synthesis(bands: Tensor) -> Tensor:
-    dtype = bands.dtype
-    bands = bands.to(math_dtype(dtype))
-    ll, lh, hl, hh = bands.unbind(-4)
-    *lead, h, w = ll.shape
-    out = bands.new_empty(*lead, h, 2, 2 * w)
-    low, high = bands.new_empty(*lead, h, 2 * w), out.select(-2, 1)
-    _join_columns(ll, hl, low)
-    _join_columns(lh, hh, high)
-    torch.add(low, high, out=out.select(-2, 0))
-    torch.sub(low, high, out=high)
-    return out.flatten(-3, -2).to(dtype)
-
-
-def _split_columns(rows: Tensor, low: Tensor, high: Tensor) -> None:
-    """Writes half the sum and half the difference of each column pair; `rows` is used up."""
-    if rows.device.type != "cpu":
-        rows.mul_(0.5)
-        torch.add(rows[..., 0::2], rows[..., 1::2], out=low)
-        torch.sub(rows[..., 0::2], rows[..., 1::2], out=high)
-        return
-    # Strided loops run scalar on a CPU. As complex numbers the pairs fill vector registers:
-    # (a + ib)(1 + i)/2 = (a - b)/2 + i(a + b)/2, exact but for one rounding each.
-    rows.view(_COMPLEX[rows.dtype]).mul_(0.5 + 0.5j)
-    if rows.dtype == high.dtype == torch.float32 and sys.byteorder == "little":
-        # Narrowing 64 to 32 bits keeps each pair's first number, again at vector speed; after a
-        # shift it is the second one.
-        pairs = rows.view(torch.int64)
-        high.view(torch.int32).copy_(pairs)
-        low.view(torch.int32).copy_(pairs.bitwise_right_shift_(32))
-        return
-    high.copy_(rows[..., 0::2])
-    low.copy_(rows[..., 1::2])
-
-
-def _join_columns(low: Tensor, high: Tensor, rows: Tensor) -> None:
-    """Writes (low + high)/2 and (low - high)/2 into the even and odd columns of `rows`."""
-    if rows.device.type != "cpu":
-        torch.add(low, high, out=rows[..., 0::2])
-        torch.sub(low, high, out=rows[..., 1::2])
-        rows.mul_(0.5)
-        return
-    # The inverse of the rotation above: (high + i low)(1 - i)/2.
-    pairs = rows.view(_COMPLEX[rows.dtype])
-    torch.complex(high, low, out=pairs)
-    pairs.mul_(0.5 - 0.5j)
-
-
-def _nhwc_analysis(x: Tensor) -> Tensor:
-    *lead, H, W, C = x.shape
-    out = x.new_empty(*lead, H // 2, W // 2, 4, C)
-    x = x.to(math_dtype(x.dtype))
-    ll, lh, hl, hh = out.unbind(-2)
-    columns = x.new_empty(*lead, H, W // 2, C)
-    top, bottom = columns[..., 0::2, :, :], columns[..., 1::2, :, :]
-    left, right = x[..., 0::2, :], x[..., 1::2, :]
-    torch.add(left, right, out=columns).mul_(0.5)
-    torch.add(top, bottom, out=ll)
-    torch.sub(top, bottom, out=lh)
-    torch.sub(left, right, out=columns).mul_(0.5)
-    torch.add(top, bottom, out=hl)
-    torch.sub(top, bottom, out=hh)
-    return out
-
-
-def _nhwc_synthesis(bands: Tensor) -> Tensor:
-    dtype = bands.dtype
-    bands = bands.to(math_dtype(dtype))
-    ll, lh, hl, hh = bands.unbind(-2)
-    *lead, h, w, C = ll.shape
-    out = bands.new_empty(*lead, h, 2, 2 * w, C)
-    low, high = bands.new_empty(*lead, h, 2 * w, C), out.select(-3, 1)
-    for rows, first, second in ((low, ll, hl), (high, lh, hh)):
-        torch.add(first, second, out=rows[..., 0::2, :])
-        torch.sub(first, second, out=rows[..., 1::2, :])
-        rows.mul_(0.5)
-    torch.add(low, high, out=out.select(-3, 0))
-    torch.sub(low, high, out=high)
-    return out.flatten(-4, -3).to(dtype)
+    check_on(device)
 
 
 # ---- Traced: the same sums as expressions. Sizes are spelled out so that dynamic ones add up.
