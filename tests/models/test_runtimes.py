@@ -90,7 +90,7 @@ def test_openvino_refuses_what_it_cannot_return(network: nn.Module) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return F.interpolate(x, size=(7, 5), mode="bicubic", antialias=True)
 
-    with pytest.raises(ValueError, match="OpenVINO cannot take the network .*bicubic"):
+    with pytest.raises(ValueError, match=r"OpenVINO cannot take the network .*bicubic"):
         with_runtime(Unknown(1, 1).eval(), "openvino")(torch.randn(1, 3, 32, 32))
 
 

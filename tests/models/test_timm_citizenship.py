@@ -434,15 +434,15 @@ def test_slices_of_the_feed_forward_network_change_nothing(max_bytes: int) -> No
     model = build("wavevit_test").double()
     x = images(7, 3, 64, 64).double()
     seen = []
-    hidden = model.stages[0].blocks[0].mlp.dwconv
-    hidden.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    mlp = model.stages[0].blocks[0].mlp
+    mlp.fc1.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     expected = model(x)
-    expected_gradient = torch.autograd.grad(expected.sum(), hidden.weight)[0]
+    expected_gradient = torch.autograd.grad(expected.sum(), mlp.dwconv.weight)[0]
     model.set_max_hidden_bytes(max_bytes)
     sliced = model(x)
     assert seen[1:] == {1: [1] * 7, 10**9: [7]}.get(max_bytes, [3, 3, 1])
     torch.testing.assert_close(sliced, expected, rtol=1e-10, atol=1e-12)
-    gradient = torch.autograd.grad(sliced.sum(), hidden.weight)[0]
+    gradient = torch.autograd.grad(sliced.sum(), mlp.dwconv.weight)[0]
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-12)
     model.set_max_hidden_bytes(None)
     model(x)

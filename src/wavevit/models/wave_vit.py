@@ -24,6 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from wavevit.layers.folding import fold_batch_norm, fold_layer_norm, merge_linears
 from wavevit.models.official import adapt, adapt_before_loading
 from wavevit.models.token_label import MixBox, draw_mix_box, swap_mix_box
+from wavevit.ops.add_layer_norm import add_layer_norm
+from wavevit.ops.depthwise_gelu import depthwise_gelu
 from wavevit.ops.dwt import haar_dwt2, haar_idwt2
 from wavevit.ops.extension import crop, is_exporting
 
@@ -151,8 +153,8 @@ class WaveletAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         B, H, W, C = tokens.shape
-        reduced = F.relu(self.reduce_norm(to_nchw(self.reduce(tokens))), inplace=True)
-        bands = haar_dwt2(to_nhwc(self._pad(reduced)), channels_last=True)
+        reduced = self.reduce_norm(to_nchw(self.reduce(tokens)))
+        bands = haar_dwt2(to_nhwc(self._pad(reduced)), channels_last=True, relu=True)
         filtered = F.relu(self.filter_norm(self.filter(to_nchw(bands))), inplace=True)
         context = haar_idwt2(to_nhwc(filtered), channels_last=True)
         context = crop(crop(context, 1, H), 2, W)
@@ -249,15 +251,15 @@ class ConvMlp(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         if self.max_hidden_bytes is None:
             return self._forward(tokens)
-        B, H, W, _ = tokens.shape
+        H, W = tokens.shape[1:3]
         image_bytes = H * W * self.fc1.out_features * tokens.element_size()
         images = max(1, self.max_hidden_bytes // image_bytes)
         # Slices of the batch, so that what is between the linears stays in the cache.
         return torch.cat([self._forward(some) for some in tokens.split(images)])
 
     def _forward(self, tokens: Tensor) -> Tensor:
-        hidden = to_nhwc(self.dwconv(to_nchw(self.fc1(tokens))))
-        return self.fc2(F.gelu(hidden))
+        hidden = self.fc1(tokens)
+        return self.fc2(depthwise_gelu(hidden, self.dwconv.weight, self.dwconv.bias))
 
 
 class Block(nn.Module):
@@ -281,11 +283,13 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        branch = self.drop_path(self.attn(self.norm1(tokens)))
+        norm2 = self.norm2
+        tokens, normed = add_layer_norm(tokens, branch, norm2.weight, norm2.bias, norm2.eps)
+        return tokens + self.drop_path(self.mlp(normed))
 
     def reparameterize(self) -> None:
-        """Folds every norm of the block whose fold is exact, and merges q, k and v (inference only)."""
+        """Folds the norms whose fold is exact, and merges q, k and v (inference only)."""
         if isinstance(self.attn, WaveletAttention):
             self.attn.reparameterize()
             self.norm1 = fold_layer_norm(self.norm1, [self.attn.q, self.attn.reduce])
