@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from wavevit.data.loading import SampleSource
@@ -170,6 +170,14 @@ class DataTask(Generic[Source]):
         )
         for batch in received(loader):
             yield batch.to(fabric.device)
+
+    def compiled_part(self, model: nn.Module) -> nn.Module:
+        """The part of a network that takes and returns nothing but tensors: all of a classifier.
+
+        Args:
+            model: As `build_model` returned it.
+        """
+        return model
 
     def sample_ids(self, indices: Tensor) -> list[str]:
         """Ids of training samples, for messages.

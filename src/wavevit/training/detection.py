@@ -138,6 +138,16 @@ class DetectionTask(DataTask[DetectionSource]):
         """
         model.train()
 
+    def compiled_part(self, model: nn.Module) -> nn.Module:
+        """Backbone, neck and dense head: what comes after is not all tensors.
+
+        Args:
+            model: As `build_model` returned it.
+        """
+        part = model.network
+        assert isinstance(part, nn.Module)
+        return part
+
     def train_loader(
         self, sampler: TrainSampler, *, pin_memory: bool, timeout_s: float
     ) -> DataLoader[DetectionItem]:

@@ -68,6 +68,9 @@ class Task(Protocol[AnyBatch]):
     def set_train_mode(self, model: nn.Module) -> None:
         """Puts the network in training mode, frozen parts excepted."""
 
+    def compiled_part(self, model: nn.Module) -> nn.Module:
+        """The network, or the part of it that takes and returns nothing but tensors."""
+
     def train_batches(
         self, fabric: Fabric, *, start: int, stop: int, accumulate: int, timeout_s: float
     ) -> Iterator[AnyBatch]:
@@ -148,6 +151,8 @@ class Trainer:
         keep_checkpoints: Checkpoints to keep.
         patience: Evaluations without a better score before the run ends early; None never does.
         log_every: Steps between log rows.
+        compile: Compile the network (torch.compile): its first steps then take minutes, the others
+            less than before. What is computed differs by rounding.
         timeout_s: Longest wait for another process or for a loader's worker, seconds.
 
     Raises:
@@ -169,6 +174,7 @@ class Trainer:
         keep_checkpoints: int = 2,
         patience: int | None = None,
         log_every: int = 10,
+        compile: bool = False,
         timeout_s: float = 600,
     ) -> None:
         for name, value in (
@@ -204,6 +210,7 @@ class Trainer:
         self.keep_checkpoints = keep_checkpoints
         self.patience = patience
         self.log_every = log_every
+        self.compile = compile
         self.timeout_s = timeout_s
 
     def launch(self) -> Fabric:
@@ -412,6 +419,10 @@ class Trainer:
         if ema is not None and is_sharded:
             shard(ema.module, fabric.strategy.device_mesh["data_parallel"])
             ema.foreach = False  # torch has no such kernels for sharded tensors
+        if self.compile:
+            # In place, which leaves the names of weights alone; a copy, as the averaged network
+            # is, runs uncompiled.
+            task.compiled_part(network).compile()
         model = fabric.setup_module(network, move_to_device=not is_sharded)
         # After the set-up, because sharding makes other parameters of a network's own.
         optimizer = fabric.setup_optimizers(optim.optimizer(network, images_per_step))

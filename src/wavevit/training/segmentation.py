@@ -86,6 +86,16 @@ class SegmentationTask(DataTask[SegmentationSource]):
         """
         model.train()
 
+    def compiled_part(self, model: nn.Module) -> nn.Module:
+        """Backbone and head: the losses look at the labels.
+
+        Args:
+            model: As `build_model` returned it.
+        """
+        part = model.network
+        assert isinstance(part, nn.Module)
+        return part
+
     def train_loader(
         self, sampler: TrainSampler, *, pin_memory: bool, timeout_s: float
     ) -> DataLoader[SegmentationItem]:
