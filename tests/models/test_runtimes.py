@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wavevit  # noqa: F401 - registers the models
-from wavevit.models.runtimes import prepare, with_runtime
+from wavevit.models.runtimes import num_streams, prepare, with_runtime
 
 NEEDS_OPENVINO = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
@@ -76,6 +76,30 @@ def test_what_cannot_run_says_why(network: nn.Module) -> None:
         with_runtime(network, "cuda-graphs")
     with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
         with_runtime(timm.create_model("wavevit_test"), "eager")
+
+
+@pytest.mark.parametrize(
+    ("batch", "threads", "streams"),
+    [(8, 2, 2), (1, 8, 1), (4, 4, 1), (32, 4, 4), (30, 4, 3), (7, 2, 1), (64, 32, 16), (8, 1, 1)],
+)
+def test_streams_share_a_batch_equally_and_get_four_images_or_more(
+    batch: int, threads: int, streams: int
+) -> None:
+    assert num_streams(batch, threads) == streams
+
+
+@NEEDS_OPENVINO
+def test_openvino_shares_a_batch_among_streams_in_order(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    images = torch.randn(8, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(images)
+    forward = with_runtime(network, "openvino")
+    first = forward(images)
+    forward(images.flip(0))
+    torch.testing.assert_close(first, expected, rtol=1e-5, atol=1e-6)
 
 
 @NEEDS_OPENVINO

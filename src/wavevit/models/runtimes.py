@@ -122,37 +122,74 @@ class _OpenVino:
             ) from error
         self._openvino, self._frontend = openvino, frontend
         self._model = model
-        self._compiled: dict[torch.Size, Any] = {}
+        self._requests: dict[torch.Size, list[Any]] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.dtype != torch.float32:
             raise ValueError(f'runtime "openvino" takes float32 images, got {images.dtype}')
-        if images.shape not in self._compiled:
-            self._compiled[images.shape] = self._compile(images)
-        request = self._compiled[images.shape]
-        outputs = request.infer({0: images.contiguous().numpy()}, share_inputs=True)
-        return torch.from_numpy(outputs[0])
+        if images.shape not in self._requests:
+            self._requests[images.shape] = self._compile(images)
+        requests = self._requests[images.shape]
+        parts = images.contiguous().chunk(len(requests))
+        for request, part in zip(requests, parts, strict=True):
+            request.start_async({0: part.numpy()}, share_inputs=True)
+        for request in requests:
+            request.wait()
+        outputs = [torch.from_numpy(request.get_output_tensor(0).data) for request in requests]
+        return torch.cat(outputs)  # a copy: the requests write there again
 
-    def _compile(self, images: Tensor) -> Any:
-        with torch.no_grad():
-            program = torch.export.export(self._model, (images,))
-        failures = (self._frontend.OpConversionFailure, self._frontend.GeneralFailure)
-        try:
-            graph = self._openvino.convert_model(program)
-        except failures as error:
-            reason = str(error).strip().split("\n")[-1].lstrip("- ")
-            raise ValueError(
-                f'OpenVINO cannot take the network ({reason}); use runtime "compiled" or "eager"'
-            ) from error
+    def _compile(self, images: Tensor) -> list[Any]:
+        """Requests that share the batch, each with threads of its own."""
+        graph = self._convert(images)
         if len(graph.outputs) != 1:
             raise ValueError(
                 f'runtime "openvino" is for networks that return one tensor, got '
                 f'{len(graph.outputs)}; use "compiled"'
             )
+        threads = torch.get_num_threads()
+        streams = num_streams(len(images), threads)
+        graph.reshape([len(images) // streams, *images.shape[1:]])
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
         }
         compiled = self._openvino.Core().compile_model(graph, "CPU", settings)
-        return compiled.create_infer_request()
+        return [compiled.create_infer_request() for _ in range(streams)]
+
+    def _convert(self, images: Tensor) -> Any:
+        # Of two images and any batch, even where one is to be run: in a graph of one image
+        # OpenVINO (2026.4) mistakes the layout of maps and takes twice as long.
+        example = images if len(images) > 1 else images.expand(2, *images.shape[1:])
+        batch = torch.export.Dim("batch", min=1, max=1 << 20)
+        with torch.no_grad():
+            try:
+                program = torch.export.export(
+                    self._model, (example,), dynamic_shapes=({0: batch},), strict=False
+                )
+            except (torch._dynamo.exc.UserError, ValueError) as error:
+                raise ValueError(
+                    'runtime "openvino" needs a network that torch.export takes with any batch '
+                    f'({str(error).strip().splitlines()[0]}); use "compiled" or "eager"'
+                ) from error
+        try:
+            return self._openvino.convert_model(program)
+        except (self._frontend.OpConversionFailure, self._frontend.GeneralFailure) as error:
+            reason = str(error).strip().split("\n")[-1].lstrip("- ")
+            raise ValueError(
+                f'OpenVINO cannot take the network ({reason}); use "compiled" or "eager"'
+            ) from error
+
+
+def num_streams(batch: int, threads: int) -> int:
+    """Into how many equal parts a batch goes that run side by side, each on a share of the threads.
+
+    Less waiting for one another: 4 % more images per second from two threads. Parts of less than
+    four images would lose more than that.
+
+    Args:
+        batch: Images.
+        threads: Of the processor.
+    """
+    fits = (n for n in range(threads, 1, -1) if batch % n == 0 and batch // n >= 4)
+    return next(fits, 1)
