@@ -3,7 +3,7 @@
     python benchmarks/models/resolution.py --csv benchmarks/results/resolution.csv \
         --picture resolution.png
 
-Batch 1, as for a large photo. The networks take turns at each size, A B A B. One whose turns at a
+Batch 1, as for a large photo, with the allocator that the command line sets. The networks take turns at each size, A B A B. One whose turns at a
 size would take longer than its share of ``--limit-s`` is left out from there on, which is said.
 Times are fitted by a + b p + c p^2 of the number of pixels p; attention between all pairs of pixels
 is the last part, and the size from which on it takes half of the time is printed beside the size
@@ -19,6 +19,7 @@ import timm
 import torch
 from torch import nn
 
+from wavevit.cli.main import keep_freed_memory
 from wavevit.models.runtimes import RUNTIMES
 from wavevit.pictures.speed import Cost, draw_scaling, draw_speed
 from wavevit.profiling.precision import PRECISIONS, float32_products
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="PNG of times and fits")
     parser.add_argument("--speed-picture", type=Path, help="PNG of throughputs")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     fixed = environment(options.device)
     if options.csv is not None:
         check_columns(options.csv, [*fixed, *COLUMNS])
