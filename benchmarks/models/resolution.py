@@ -3,7 +3,8 @@
     python benchmarks/models/resolution.py --csv benchmarks/results/resolution.csv \
         --picture resolution.png
 
-Batch 1, as for a large photo, with the allocator that the command line sets. The networks take turns at each size, A B A B. One whose turns at a
+Batch 1, as for a large photo, with the allocator that the command line sets. The networks take
+turns at each size, A B A B. One whose turns at a
 size would take longer than its share of ``--limit-s`` is left out from there on, which is said.
 Times are fitted by a + b p + c p^2 of the number of pixels p; attention between all pairs of pixels
 is the last part, and the size from which on it takes half of the time is printed beside the size

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import wavevit
 from wavevit.models.wave_vit import WaveVit
+from wavevit.ops.triton_support import kernels_enabled, use_kernels
 
 ALL = timm.list_models("wavevit_*")
 SMALL = "wavevit_test"
@@ -449,3 +450,16 @@ def test_slices_of_the_feed_forward_network_change_nothing(max_bytes: int) -> No
     assert seen[-1] == 7
     with pytest.raises(ValueError, match="positive number of bytes or None, got 0"):
         model.set_max_hidden_bytes(0)
+
+
+def test_what_is_computed_again_takes_the_kernels_of_the_first_time() -> None:
+    model = build("wavevit_test")
+    model.set_grad_checkpointing()
+    seen = []
+    fc1 = model.stages[0].blocks[0].mlp.fc1
+    fc1.register_forward_hook(lambda *_: seen.append(kernels_enabled()))
+    with use_kernels(False):
+        loss = model(images(2, 3, 32, 32)).sum()
+    loss.backward()
+    assert seen == [False, False]
+    assert kernels_enabled()

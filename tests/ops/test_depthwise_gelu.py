@@ -260,14 +260,14 @@ def test_operator_keeps_the_rules_for_operators():
 @interpreted
 def test_self_check_passes_here_and_finds_a_wrong_kernel():
     module = kernel_module()
-    module.self_check(torch.device("cpu"))
+    module.check_on(torch.device("cpu"))
     plan = module._plan
 
     def swap(*arguments, **flags):  # the convolution in place of its transpose
         return plan(*arguments, **{name: name != "FLIP" and on for name, on in flags.items()})
 
     with mock.patch.object(module, "_plan", swap), pytest.raises(AssertionError, match="not close"):
-        module.self_check(torch.device("cpu"))
+        module.check_on(torch.device("cpu"))
 
 
 # ---- The kernels, compiled

@@ -28,6 +28,7 @@ from wavevit.ops.add_layer_norm import add_layer_norm
 from wavevit.ops.depthwise_gelu import depthwise_gelu
 from wavevit.ops.dwt import haar_dwt2, haar_idwt2
 from wavevit.ops.extension import crop, is_exporting
+from wavevit.ops.triton_support import kernels_enabled, use_kernels
 
 GlobalPool = Literal["token", "avg", ""]
 
@@ -355,8 +356,14 @@ def _recompute_arguments(block: nn.Module) -> dict[str, Any]:
     if torch.compiler.is_compiling():  # the compiler traces one forward and takes no context
         return {}
 
+    @contextmanager
+    def again(enabled: bool) -> Iterator[None]:
+        with use_kernels(enabled), _frozen_batch_statistics(block):
+            yield
+
     def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        return nullcontext(), _frozen_batch_statistics(block)
+        # The operations of the first pass, even where the switch has changed since.
+        return nullcontext(), again(kernels_enabled())
 
     return {"context_fn": contexts}
 

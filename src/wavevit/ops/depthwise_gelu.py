@@ -49,7 +49,9 @@ def depthwise_gelu(
             raise ValueError(f"depthwise_gelu's triton backend {reason}")
     elif backend is not None:
         raise ValueError(f"depthwise_gelu has backends reference and triton, got {backend!r}")
-    elif not (triton_applies(tokens) and works_here("depthwise_gelu", _self_check, tokens.device)):
+    elif not (
+        triton_applies(tokens) and works_here("depthwise_gelu", _check_kernels, tokens.device)
+    ):
         return reference_depthwise_gelu(tokens, weight, bias)
     return _run_kernel(tokens, weight, bias)
 
@@ -65,10 +67,10 @@ def _run_kernel(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return result
 
 
-def _self_check(device: torch.device) -> None:
-    from wavevit.ops.depthwise_gelu_triton import self_check
+def _check_kernels(device: torch.device) -> None:
+    from wavevit.ops.depthwise_gelu_triton import check_on
 
-    self_check(device)
+    check_on(device)
 
 
 def _check(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> None:

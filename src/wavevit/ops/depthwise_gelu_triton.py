@@ -208,7 +208,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 depthwise_gelu_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-def self_check(device: torch.device) -> None:
+def check_on(device: torch.device) -> None:
     """Raises where a kernel does not run on this device or differs from the reference.
 
     Args:

@@ -7,6 +7,7 @@ either the kernel or the reference, and is traced anew when `use_kernels` has ch
 import importlib.util
 import logging
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -19,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from wavevit.ops.extension import is_exporting
 
 __all__ = [
+    "kernels_enabled",
     "on_device_of",
     "triton_applies",
     "use_kernels",
@@ -109,7 +111,9 @@ def why_not_triton(x: Tensor) -> str | None:
     if is_exporting():
         return "an exported program holds the reference, which runs everywhere"
     if not torch.compiler.is_compiling() and is_transformed():
-        return "transforms of torch.func and forward-mode differentiation take the reference"
+        return (
+            "transforms of torch.func, forward-mode differentiation and tracing take the reference"
+        )
     return _why_device_cannot(x.device)
 
 
@@ -133,6 +137,8 @@ def works_here(name: str, check: Callable[[torch.device], None], device: torch.d
     key = (name, device)
     with _verdicts_lock:
         if key not in _verdicts:
+            if torch._C._current_graph_task_id() != -1:
+                return False  # in a backward pass the check would wait for its own thread
             if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                 logger.warning(
                     "%s was first called while a CUDA graph was being captured, where it cannot be "
@@ -178,12 +184,19 @@ def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
 
 
 def is_transformed() -> bool:
-    """Whether a transform of `torch.func` or forward-mode differentiation is under way.
+    """Whether `torch.func`, forward-mode differentiation or TorchScript's tracer is under way.
 
-    Kernels know gradients of the ordinary kind only.
+    Kernels know gradients of the ordinary kind only, and a traced program should hold operations
+    that exist without this package.
     """
     forward_mode = torch.autograd.forward_ad._current_level >= 0
-    return forward_mode or torch._C._are_functorch_transforms_active()
+    transformed: bool = forward_mode or torch._C._are_functorch_transforms_active()
+    return transformed or torch._C._is_tracing()
+
+
+def kernels_enabled() -> bool:
+    """What `use_kernels` was last told."""
+    return _enabled
 
 
 @torch.compiler.assume_constant_result
@@ -213,7 +226,9 @@ def _run_apart(check: Callable[[torch.device], None], device: torch.device) -> E
     def run() -> None:
         try:
             if device.type == "cuda":
-                with torch.cuda.device(device):
+                # A compiler's warning is no failure, whatever the caller makes of warnings.
+                with warnings.catch_warnings(), torch.cuda.device(device):
+                    warnings.simplefilter("ignore")
                     check(device)
                     torch.cuda.synchronize(device)
             else:
