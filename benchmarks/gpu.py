@@ -425,7 +425,8 @@ def main() -> int:
         if options.rehearse
         else Settings("cuda", 256, 224, 1024, 12, deadline, tiny=False)
     )
-    csv = None if options.output is None else options.output / "gpu.csv"
+    name = "rehearsal.csv" if options.rehearse else "gpu.csv"
+    csv = None if options.output is None else options.output / name
     if csv is not None:
         check_columns(csv, [*environment(settings.device), *COLUMNS])
     results = Results()
@@ -436,6 +437,8 @@ def main() -> int:
         if csv is not None and results.rows:
             append_rows(csv, [environment(settings.device) | row for row in results.rows])
         print(f"\n{'what':46}{'bar':>12}{'measured':>32}  verdict")
+        if settings.tiny:
+            print("REHEARSAL: tiny networks, uncompiled, on the CPU; no verdict means anything")
         for what, bar, shown, verdict in table(settings, results):
             print(f"{what:46}{bar:>12}{shown:>32}  {verdict}")
         for name, reason in results.failures.items():

@@ -56,9 +56,12 @@ def test_a_smaller_batch_is_filled_up_instead_of_building_again(
 
     monkeypatch.setattr(torch, "compile", compiled)
     forward = with_runtime(network, "compiled")
-    sizes = [len(forward(torch.randn(B, 3, 32, 32))) for B in (4, 4, 1, 6, 5)]
-    assert sizes == [4, 4, 1, 6, 5]
-    assert seen == [4, 4, 4, 6, 6]
+    batches = (4, 4, 1, 6, 5, 1, 1, 1, 1, 3, 1)
+    assert [len(forward(torch.randn(B, 3, 32, 32))) for B in batches] == list(batches)
+    # The fourth time, one image gets a form of its own; three images still do not.
+    assert seen == [4, 4, 4, 6, 6, 4, 4, 1, 1, 4, 1]
+    with pytest.raises(ValueError, match=r"with B >= 1, got \(0, 3, 32, 32\)"):
+        forward(torch.randn(0, 3, 32, 32))
 
 
 def test_every_output_of_a_filled_batch_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +108,7 @@ def test_openvino_shares_a_batch_among_streams_in_order(
 @NEEDS_OPENVINO
 def test_openvino_refuses_what_it_cannot_return(network: nn.Module) -> None:
     features = timm.create_model("wavevit_test", features_only=True).eval()
-    with pytest.raises(ValueError, match="networks that return one tensor, got 4"):
+    with pytest.raises(ValueError, match="networks that return one tensor, got list"):
         with_runtime(features, "openvino")(torch.randn(1, 3, 32, 32))
     with pytest.raises(ValueError, match=r"takes float32 images, got torch\.bfloat16"):
         with_runtime(network, "openvino")(torch.randn(1, 3, 32, 32).bfloat16())

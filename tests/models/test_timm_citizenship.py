@@ -450,6 +450,9 @@ def test_slices_of_the_feed_forward_network_change_nothing(max_bytes: int) -> No
     assert seen[-1] == 7
     with pytest.raises(ValueError, match="positive number of bytes or None, got 0"):
         model.set_max_hidden_bytes(0)
+    features = build("wavevit_test", features_only=True)
+    features.set_max_hidden_bytes(1)
+    assert {m.max_hidden_bytes for m in features.modules() if hasattr(m, "fc1")} == {1}
 
 
 def test_what_is_computed_again_takes_the_kernels_of_the_first_time() -> None:

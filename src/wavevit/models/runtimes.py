@@ -3,6 +3,7 @@
 Letters: B batch, C channels, H W rows and columns.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -14,6 +15,9 @@ from wavevit.models.folding import fuse
 
 Runtime: TypeAlias = Literal["eager", "compiled", "cuda-graphs", "openvino"]
 RUNTIMES: tuple[str, ...] = get_args(Runtime)
+
+FILLED_AT_MOST = 3
+"""How often a batch of one size is filled up before it gets a form of its own."""
 
 Forward: TypeAlias = Callable[[Tensor], Any]
 
@@ -36,7 +40,8 @@ def with_runtime(model: nn.Module, runtime: str = "eager") -> Forward:
     """A function that runs the network on images (B, C, H, W), without gradients.
 
     All but "eager" are built at the first batch, which takes seconds to minutes, and again for
-    images of another size or a larger batch; a smaller batch is filled up with zeros.
+    images of another size or a larger batch. A smaller batch is filled up with zeros, and gets a
+    form of its own when it has come three times.
 
     Args:
         model: Network in evaluation mode on its device, best `prepare`d first; its outputs are
@@ -54,7 +59,7 @@ def with_runtime(model: nn.Module, runtime: str = "eager") -> Forward:
         raise ValueError(f"expected a runtime of {', '.join(RUNTIMES)}, got {runtime!r}")
     if model.training:
         raise ValueError("a runtime is for inference: call model.eval() first")
-    device = next(model.parameters()).device.type
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
     if runtime == "cuda-graphs" and device != "cuda":
         raise ValueError(f'runtime "cuda-graphs" needs a CUDA device, got {device}; use "compiled"')
     if runtime == "openvino":
@@ -67,19 +72,31 @@ def with_runtime(model: nn.Module, runtime: str = "eager") -> Forward:
 
 
 class _FixedBatch:
-    """Spares a new build for every smaller batch, such as the last one of a data set."""
+    """Fills a batch of a new size up to one that is built already, unless the size comes often.
+
+    So the last batch of a data set costs no build, and single images after a large batch do not
+    cost a large one for ever.
+    """
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
-        self._largest: dict[tuple[Any, ...], int] = {}
+        self._built: dict[tuple[Any, ...], set[int]] = {}
+        self._filled: Counter[tuple[Any, ...]] = Counter()
 
     def __call__(self, images: Tensor) -> Any:
-        key = (images.shape[1:], images.dtype)
-        count = len(images)
-        largest = self._largest[key] = max(count, self._largest.get(key, 0))
-        if count == largest:
+        if images.ndim != 4 or len(images) == 0:
+            raise ValueError(f"expected images (B, C, H, W) with B >= 1, got {tuple(images.shape)}")
+        count, kind = len(images), (images.shape[1:], images.dtype)
+        built = self._built.setdefault(kind, set())
+        size = min((size for size in built if size >= count), default=count)
+        if size > count:
+            self._filled[kind, count] += 1
+            if self._filled[kind, count] > FILLED_AT_MOST:
+                size = count
+        built.add(size)
+        if size == count:
             return self._forward(images)
-        filled = torch.cat((images, images.new_zeros(largest - count, *images.shape[1:])))
+        filled = torch.cat((images, images.new_zeros(size - count, *images.shape[1:])))
         return tree_map(lambda output: output[:count], self._forward(filled))
 
 
@@ -130,7 +147,7 @@ class _OpenVino:
         if images.shape not in self._requests:
             self._requests[images.shape] = self._compile(images)
         requests = self._requests[images.shape]
-        parts = images.contiguous().chunk(len(requests))
+        parts = images.detach().contiguous().chunk(len(requests))
         for request, part in zip(requests, parts, strict=True):
             request.start_async({0: part.numpy()}, share_inputs=True)
         for request in requests:
@@ -141,11 +158,6 @@ class _OpenVino:
     def _compile(self, images: Tensor) -> list[Any]:
         """Requests that share the batch, each with threads of its own."""
         graph = self._convert(images)
-        if len(graph.outputs) != 1:
-            raise ValueError(
-                f'runtime "openvino" is for networks that return one tensor, got '
-                f'{len(graph.outputs)}; use "compiled"'
-            )
         threads = torch.get_num_threads()
         streams = num_streams(len(images), threads)
         graph.reshape([len(images) // streams, *images.shape[1:]])
@@ -160,7 +172,14 @@ class _OpenVino:
     def _convert(self, images: Tensor) -> Any:
         # Of two images and any batch, even where one is to be run: in a graph of one image
         # OpenVINO (2026.4) mistakes the layout of maps and takes twice as long.
-        example = images if len(images) > 1 else images.expand(2, *images.shape[1:])
+        example = images.detach() if len(images) > 1 else images.detach().repeat(2, 1, 1, 1)
+        with torch.inference_mode():
+            outputs = self._model(example)  # what the network itself cannot take, it says here
+        if not isinstance(outputs, Tensor):
+            raise ValueError(
+                'runtime "openvino" is for networks that return one tensor, got '
+                f'{type(outputs).__name__}; use "compiled"'
+            )
         batch = torch.export.Dim("batch", min=1, max=1 << 20)
         with torch.no_grad():
             try:

@@ -551,11 +551,7 @@ class WaveVit(nn.Module):
         Raises:
             ValueError: Not positive.
         """
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"expected a positive number of bytes or None, got {max_bytes}")
-        for module in self.modules():
-            if isinstance(module, ConvMlp):
-                module.max_hidden_bytes = max_bytes
+        _set_max_hidden_bytes(self, max_bytes)
 
     def get_classifier(self) -> nn.Module:
         """The classifier layer; with token labels the pair of class and auxiliary head."""
@@ -713,6 +709,14 @@ class WaveVit(nn.Module):
         return self.aux_head(to_nhwc(self.norm(features)).flatten(1, 2))
 
 
+def _set_max_hidden_bytes(model: nn.Module, max_bytes: int | None) -> None:
+    if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes < 1):
+        raise ValueError(f"expected a positive number of bytes or None, got {max_bytes!r}")
+    for module in model.modules():
+        if isinstance(module, ConvMlp):
+            module.max_hidden_bytes = max_bytes
+
+
 def _check_image(x: Tensor, in_chans: int) -> None:
     if x.ndim != 4 or x.shape[1] != in_chans or x.shape[2] < 32 or x.shape[3] < 32:
         raise ValueError(
@@ -752,6 +756,17 @@ class WaveVitFeatures(FeatureListNet):
         for module in self.values():
             if isinstance(module, Stage):
                 module.grad_checkpointing = enable
+
+    def set_max_hidden_bytes(self, max_bytes: int | None) -> None:
+        """As that of `WaveVit`.
+
+        Args:
+            max_bytes: Of a hidden tensor; None takes the whole batch.
+
+        Raises:
+            ValueError: Not a positive number of bytes.
+        """
+        _set_max_hidden_bytes(self, max_bytes)
 
 
 # --- Variants (section 3, table) ------------------------------------------------------------------

@@ -91,6 +91,10 @@ def check_plan(groups: Sequence[Sequence[Case]], workload: Workload) -> None:
         raise ValueError("expected one model, precision, runtime, batch and image size or more")
     for model in _once(case.model for case in cases):
         check_model(model)
+    if workload.mode == "inference" and workload.grad_checkpointing:
+        raise ValueError("--grad-checkpointing saves memory in training: add --mode training")
+    if workload.autocast and not any(case.precision in LOW_PRECISIONS for case in cases):
+        raise ValueError("--autocast is about bf16 and fp16: add --precision bf16")
     for case in cases:
         if case.image_size < SMALLEST_IMAGE:
             raise ValueError(
@@ -112,6 +116,8 @@ def check_model(name: str) -> None:
     """
     if timm.is_model(name):
         return
+    if "," in name:
+        raise ValueError(f"expected model names separated by spaces, got {name!r}")
     near = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(f"timm has no model named {name!r}{hint}")

@@ -32,7 +32,10 @@ def register_models(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise ValueError(f"--register: {path}: {type(error).__name__}: {error}") from error
         if before == set(timm.list_models()):
             raise ValueError(
                 f"--register: {path} registers no model; decorate functions with "
