@@ -26,6 +26,7 @@ import torch
 
 from wavevit.cli.main import keep_freed_memory
 from wavevit.models.runtimes import Runtime
+from wavevit.profiling.benchmark import check_model
 from wavevit.profiling.timing import Summary, append_rows, environment, figures
 
 PLAIN = Path(__file__).with_name("plain.py")
@@ -114,6 +115,12 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="file to append rows to")
     options = parser.parse_args()
     everyone = contestants(options.model, options.peers, options.runtimes)
+    runpy.run_path(str(PLAIN))
+    try:
+        for who in everyone:
+            check_model(who.model)
+    except ValueError as error:
+        parser.error(str(error))
     seconds: dict[Contestant, list[float]] = {who: [] for who in everyone}
     with contextlib.ExitStack() as stack:
         links = {who: stack.enter_context(started(who, options)) for who in everyone}
