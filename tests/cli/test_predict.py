@@ -118,6 +118,7 @@ def test_a_run_directory_stands_for_its_best_model(
     assert lines(capsys) == from_run
 
 
+@pytest.mark.slow  # apart: OpenVINO's threads do not outlive a later test's fork
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
 def test_another_runtime_gives_the_same_answers(
     checkpoint: Path, folder: Path, capsys: pytest.CaptureFixture[str]

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 import wavevit  # noqa: F401 - registers the models
 from wavevit.models.runtimes import num_streams, prepare, with_runtime
 
-NEEDS_OPENVINO = pytest.mark.skipif(
-    importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
-)
+
+def needs_openvino(test: Any) -> Any:
+    """Slow, so that it runs apart: OpenVINO's threads do not outlive a later test's fork."""
+    missing = importlib.util.find_spec("openvino") is None
+    return pytest.mark.slow(pytest.mark.skipif(missing, reason="openvino is not installed")(test))
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +29,15 @@ def network() -> nn.Module:
     "runtime",
     [
         "eager",
-        pytest.param("openvino", marks=NEEDS_OPENVINO),
+        pytest.param("openvino", marks=pytest.mark.slow),
         pytest.param("compiled", marks=pytest.mark.slow),
     ],
 )
 def test_outputs_are_the_networks_for_growing_and_shrinking_batches(
     network: nn.Module, runtime: str
 ) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
     forward = with_runtime(prepare(network, runtime), runtime)
     kept = []
     for B, H, W in ((2, 64, 64), (1, 64, 64), (3, 64, 64), (1, 50, 70)):
@@ -91,7 +95,7 @@ def test_streams_share_a_batch_equally_and_get_four_images_or_more(
     assert num_streams(batch, threads) == streams
 
 
-@NEEDS_OPENVINO
+@needs_openvino
 def test_openvino_shares_a_batch_among_streams_in_order(
     network: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +109,7 @@ def test_openvino_shares_a_batch_among_streams_in_order(
     torch.testing.assert_close(first, expected, rtol=1e-5, atol=1e-6)
 
 
-@NEEDS_OPENVINO
+@needs_openvino
 def test_openvino_refuses_what_it_cannot_return(network: nn.Module) -> None:
     features = timm.create_model("wavevit_test", features_only=True).eval()
     with pytest.raises(ValueError, match="networks that return one tensor, got list"):
