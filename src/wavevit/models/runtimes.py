@@ -41,7 +41,7 @@ def with_runtime(model: nn.Module, runtime: str = "eager") -> Forward:
 
     All but "eager" are built at the first batch, which takes seconds to minutes, and again for
     images of another size or a larger batch. A smaller batch is filled up with zeros, and gets a
-    form of its own when it has come three times.
+    form of its own the fourth time that it comes.
 
     Args:
         model: Network in evaluation mode on its device, best `prepare`d first; its outputs are

@@ -83,8 +83,8 @@ def check_plan(groups: Sequence[Sequence[Case]], workload: Workload) -> None:
         workload: What the cases have in common.
 
     Raises:
-        ValueError: An unknown model, a size that is too small, or a combination that does not go.
-        ImportError: A runtime is missing.
+        ValueError: An unknown model, a size that is too small, a combination that does not go, or
+            a runtime that is not installed.
     """
     cases = [case for group in groups for case in group]
     if not cases:
