@@ -5,7 +5,7 @@ Legend: B samples of a batch.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -59,6 +59,8 @@ class DataTask(Generic[Source]):
         repeats: How often a sample comes in a row, each time augmented anew.
 
     Attributes:
+        tensor_part: Name of the submodule that takes and returns nothing but tensors; "" is the
+            network itself.
         splits: What is trained on and measured on, but for what is left out.
         val_set: Images that evaluations measure on.
         num_samples: Samples of an epoch.
@@ -66,6 +68,7 @@ class DataTask(Generic[Source]):
         timeout_s: Longest wait for a worker of an evaluation's loader, seconds.
     """
 
+    tensor_part: ClassVar[str] = ""
     splits: Splits[Source]
     val_set: Source
     num_samples: int
@@ -172,12 +175,15 @@ class DataTask(Generic[Source]):
             yield batch.to(fabric.device)
 
     def compiled_part(self, model: nn.Module) -> nn.Module:
-        """The part of a network that takes and returns nothing but tensors: all of a classifier.
+        """The part of a network that takes and returns nothing but tensors.
+
+        Detectors and segmenters keep it apart, from what comes after and from their losses; a
+        classifier is all of it.
 
         Args:
             model: As `build_model` returned it.
         """
-        return model
+        return model.get_submodule(self.tensor_part)
 
     def sample_ids(self, indices: Tensor) -> list[str]:
         """Ids of training samples, for messages.

@@ -3,7 +3,7 @@
 Legend: B images of a batch, N objects of an image, H W rows and columns in pixels.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning_fabric import Fabric
@@ -63,10 +63,15 @@ class DetectionTask(DataTask[DetectionSource]):
         model: The detector.
         seed: Seed of order and augmentation.
 
+    Attributes:
+        tensor_part: All but post-processing and losses.
+
     Raises:
         FileNotFoundError: No such data.
         ValueError: Nothing usable there, or settings that do not go together.
     """
+
+    tensor_part: ClassVar[str] = "network"
 
     def __init__(
         self,
@@ -137,16 +142,6 @@ class DetectionTask(DataTask[DetectionSource]):
             model: The detector.
         """
         model.train()
-
-    def compiled_part(self, model: nn.Module) -> nn.Module:
-        """Backbone, neck and dense head: what comes after is not all tensors.
-
-        Args:
-            model: As `build_model` returned it.
-        """
-        part = model.network
-        assert isinstance(part, nn.Module)
-        return part
 
     def train_loader(
         self, sampler: TrainSampler, *, pin_memory: bool, timeout_s: float

@@ -41,10 +41,15 @@ class SegmentationTask(DataTask[SegmentationSource]):
         model: The segmenter.
         seed: Seed of order and augmentation.
 
+    Attributes:
+        tensor_part: All but post-processing and losses.
+
     Raises:
         FileNotFoundError: No such data.
         ValueError: Nothing usable there, or settings that do not go together.
     """
+
+    tensor_part: ClassVar[str] = "network"
 
     def __init__(
         self,
@@ -85,16 +90,6 @@ class SegmentationTask(DataTask[SegmentationSource]):
             model: The segmenter.
         """
         model.train()
-
-    def compiled_part(self, model: nn.Module) -> nn.Module:
-        """Backbone and head: the losses look at the labels.
-
-        Args:
-            model: As `build_model` returned it.
-        """
-        part = model.network
-        assert isinstance(part, nn.Module)
-        return part
 
     def train_loader(
         self, sampler: TrainSampler, *, pin_memory: bool, timeout_s: float
