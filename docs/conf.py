@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "built_pages",
     "command_help",
     "home_page",
     "outside_links",
@@ -83,3 +84,6 @@ html_theme_options = {
     },
 }
 copybutton_exclude = ".linenos, .gp, .c1"
+
+# Public names stand in modules of their own; links back from there would miss them.
+viewcode_follow_imported_members = False

@@ -174,7 +174,7 @@ def known_options() -> set[str]:
     from contextlib import redirect_stdout
     from io import StringIO
 
-    known: set[str] = {"--help", "--version", "--traceback"}
+    known: set[str] = {"--help", "--version", "--traceback", "--key"}
     for name in COMMANDS:
         with redirect_stdout(StringIO()) as text:
             assert main([*name.split(), "--help"]) == 0
