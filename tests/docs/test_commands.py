@@ -186,9 +186,16 @@ def known_options() -> set[str]:
 
 FOREIGN = {
     *("--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"),  # torchrun
-    *("--max-restarts", "--shutdown-timeout", "--standalone", "--rdzv-", "--rdzv-backend", "--shm-size"),
+    *(
+        "--max-restarts",
+        "--shutdown-timeout",
+        "--standalone",
+        "--rdzv-",
+        "--rdzv-backend",
+        "--shm-size",
+    ),
     *("--signal", "--kill-on-bad-exit", "--gpus-per-node", "--gpus-per-task"),  # SLURM
-    "--ntasks-per-node",
+    *("--ntasks-per-node", "--shm-size"),
 }
 THEIRS = ("theirs", "mmdetection", "mmsegmentation")  # columns of tables about other programs
 
