@@ -3,6 +3,8 @@
 Legend: B images of a batch, H W rows and columns in pixels.
 """
 
+from typing import ClassVar
+
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
