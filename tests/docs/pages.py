@@ -26,7 +26,13 @@ _PAGE_TASKS = {
     "segmentation": "segmentation",
 }
 # What takes long, for its processes, its compilers or its data.
-_SLOW = ("torchrun ", "--runtime ", "--trainer.compile", "wavevit benchmark", "runs/quick-start")
+_SLOW = (
+    "torchrun ",
+    "--runtime ",
+    "--trainer.compile",
+    "wavevit benchmark",
+    "--output runs/quick-start",
+)
 _SLOW_PAGES = ("reproducing-the-paper",)  # a run for every row of the paper
 
 

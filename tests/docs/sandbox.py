@@ -48,6 +48,7 @@ class Sandbox:
         self._make: dict[str, Callable[[Path], None]] = {
             "DIR": self._data,
             "IMAGES": self._pictures,
+            "images": self._pictures,
             "holiday": self._pictures,
             "more/*.jpg": lambda path: self._pictures(path.parent),
             "aerial.tif": lambda path: _picture(path, 0, (900, 1300)),
@@ -66,6 +67,7 @@ class Sandbox:
             "mask_rcnn_r50.pth": self._official_detector,
             "upernet.pth": self._official_segmenter,
             "runs/mine": self._run,
+            "runs/quick-start": self._run,
             "runs/teacher": self._run,
         }
 

@@ -53,7 +53,7 @@ def write_numbers(root: Path) -> None:
     numbers[2:8, 1:9], numbers[10:20, 15:30], numbers[9] = 1, 2, 255
     (root / "SegmentationObject").mkdir()
     picture = Image.fromarray(numbers)
-    picture.putpalette(np.arange(768) % 251)
+    picture.putpalette((np.arange(768) % 251).tolist())
     picture.save(root / "SegmentationObject" / "a.png")
 
 
