@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,7 @@ ADDED = {
     ],
     "label-maps create": ["--num-workers", "0"],
 }
+TWO_PROCESSES = ["--trainer.images-per-step", "4"]
 SMALL_IMAGES = ["--short-edge", "64", "--long-edge", "96"]
 _OUTPUTS = ("--output", "--draw", "--save-masks")
 
@@ -82,7 +83,12 @@ def sandbox(
     return Sandbox(tmp_path, request.param, shapes_folder, masks_folder, shared)
 
 
-def run_wavevit(words: list[str], sandbox: Sandbox, call: Callable[[list[str]], int]) -> None:
+def run_wavevit(
+    words: list[str],
+    sandbox: Sandbox,
+    call: Callable[[list[str]], int],
+    more: Sequence[str] = (),
+) -> None:
     name, options = split_command(words)
     if "--index-only" in options:
         sandbox.provide_tars()
@@ -92,7 +98,7 @@ def run_wavevit(words: list[str], sandbox: Sandbox, call: Callable[[list[str]], 
     added = ADDED.get(name, [])
     if name == "convert" and "official" not in options[0]:
         added = SMALL_IMAGES  # for the commands that use what is converted
-    assert call([*words, *added]) == 0, " ".join(words)
+    assert call([*words, *added, *more]) == 0, " ".join(words)
 
 
 def in_a_process(*command: str) -> Callable[[list[str]], int]:
@@ -121,8 +127,9 @@ def run_line(words: list[str], sandbox: Sandbox, slow: bool) -> None:
         run_wavevit(words[1:], sandbox, in_a_process("wavevit") if slow else main)
     elif words[0] == "torchrun":
         end = words.index("wavevit")
-        launcher = [REPLACED.get(word, word) for word in words[1 : end + 1]]
-        run_wavevit(words[end + 1 :], sandbox, in_a_process("torch.distributed.run", *launcher))
+        launcher = [REPLACED.get(word, word) for word in words[1:end]]
+        call = in_a_process("torch.distributed.run", *launcher, "wavevit")
+        run_wavevit(words[end + 1 :], sandbox, call, TWO_PROCESSES)
     elif words[0] == "export":
         subprocess.run(["bash", "-euc", " ".join(words)], check=True)
     else:
