@@ -112,7 +112,7 @@ def in_a_process(*command: str) -> Callable[[list[str]], int]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
