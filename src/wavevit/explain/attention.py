@@ -3,10 +3,9 @@
 Legend: B images, N tokens, h heads, d channels per head, C channels, H W rows and columns.
 """
 
-import torch
 from torch import Tensor, nn
 
-from wavevit.explain.watching import evaluating, outputs_of, own_images, plain
+from wavevit.explain.watching import look, outputs_of, plain
 from wavevit.models.wave_vit import (
     Attention,
     ClassAttentionBlock,
@@ -41,7 +40,7 @@ def class_token_attention(model: nn.Module, images: Tensor) -> Tensor:
     block = blocks[0]
     last = [module for module in model.modules() if isinstance(module, Stage)][-1]
     with outputs_of(block.q, block.kv, last) as kept:
-        _run(model, images)
+        look(model, images)
     (q,), (kv,), (features,) = kept
     weights = _weights(q, kv[:, 1:, : q.shape[-1]], block.num_heads)
     return weights.unflatten(-1, features.shape[-2:])[:, :, 0]
@@ -74,7 +73,7 @@ def attention_map(
         [attention.qkv] if isinstance(attention, MergedAttention) else [attention.q, attention.kv]
     )
     with outputs_of(*linears) as kept:
-        _run(model, images)
+        look(model, images)
     if isinstance(attention, MergedAttention):
         q, kv = kept[0][0].tensor_split([attention.proj.in_features], dim=-1)
     else:
@@ -88,11 +87,6 @@ def attention_map(
         )
     weights = _weights(q[:, row, column, None], kv[..., :C].flatten(1, 2), attention.num_heads)
     return weights.unflatten(-1, kv.shape[1:3])[:, :, 0]
-
-
-def _run(model: nn.Module, images: Tensor) -> None:
-    with torch.no_grad(), evaluating(model):
-        model(own_images(model, images))
 
 
 def _attention(

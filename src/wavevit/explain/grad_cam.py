@@ -62,7 +62,9 @@ def grad_cam(
                 "; take an earlier stage (a ViT's last block passes on its class token alone)"
             )
         weights = slopes.mean(dim=(1, 2), keepdim=True)
-        return (activations * weights).sum(dim=-1).relu()
+        maps = (activations * weights).sum(dim=-1).relu()
+        # Some networks pad their images at the right and below.
+        return maps[:, : -(-size[0] // place.stride), : -(-size[1] // place.stride)]
 
 
 def _cutting(leaves: list[Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from wavevit.detection.detector import Detector
+from wavevit.detection.detector import Detection, Detector
 from wavevit.segmentation.segmenter import Segmenter
 
 Targets: TypeAlias = Tensor | Sequence[int] | int | Callable[[Any], Tensor]
@@ -19,16 +19,19 @@ def scores_of(model: nn.Module, images: Tensor, targets: Targets | None) -> Tens
     """Scores ``(B,)`` of the targets, with their graph.
 
     Args:
-        model: Classifier or segmenter, in evaluation mode.
+        model: Classifier, segmenter or detector, in evaluation mode.
         images: ``(B, 3, H, W)`` on its device.
         targets: As `wavevit.explain.grad_cam` takes them.
 
     Raises:
         ValueError: Targets that are none of the model's, or another output than expected.
     """
-    if isinstance(model, Detector):
-        raise ValueError("expected a classifier or a segmenter, got a detector")
-    output = model(images)
+    # A detector's own call takes no gradients.
+    output = (
+        model.detect(model.preprocess(list(images)))
+        if isinstance(model, Detector)
+        else model(images)
+    )
     if callable(targets):
         scores = targets(output)
         if not isinstance(scores, Tensor) or scores.shape != (len(images),):
@@ -36,14 +39,16 @@ def scores_of(model: nn.Module, images: Tensor, targets: Targets | None) -> Tens
                 f"expected scores ({len(images)},) of the function, got {_described(scores)}"
             )
         return scores
+    if isinstance(model, Detector):
+        return _object_scores(output, targets)
     if isinstance(model, Segmenter):
         return _pixel_scores(output, targets)
     if not isinstance(output, Tensor) or output.ndim != 2:
         raise ValueError(
-            f"expected class logits (B, K) of the model, got {_described(output)}; pass a function from its "
-            "output to scores (B,) as targets"
+            f"expected class logits (B, K) of the model, got {_described(output)}; pass a "
+            "function from its output to scores (B,) as targets"
         )
-    classes = output.argmax(dim=1) if targets is None else _indices(targets, output)
+    classes = output.argmax(dim=1) if targets is None else _classes(targets, output)
     return output.gather(1, classes[:, None])[:, 0]
 
 
@@ -51,7 +56,7 @@ def _pixel_scores(logits: Tensor, targets: Targets | None) -> Tensor:
     """Sums of logits over the pixels of a class (Vinogradova et al. 2020, arXiv 2002.11434)."""
     found = logits.argmax(dim=1)
     most = found.flatten(1).mode(dim=1).values
-    classes = most if targets is None else _indices(targets, logits)
+    classes = most if targets is None else _classes(targets, logits)
     is_class = found == classes[:, None, None]
     for number, (image, index) in enumerate(zip(is_class, classes.tolist(), strict=True)):
         if not image.any():
@@ -67,16 +72,39 @@ def _described(output: Any) -> str:
     return str(tuple(output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"
 
 
-def _indices(targets: Any, output: Tensor) -> Tensor:
+def _object_scores(detections: Sequence[Detection], targets: Targets | None) -> Tensor:
+    """Scores of objects, by their rank in each image."""
+    ranks = [0] * len(detections) if targets is None else _indices(targets, len(detections))
+    chosen = []
+    for number, (detection, rank) in enumerate(zip(detections, ranks, strict=True)):
+        found = len(detection["scores"])
+        if not 0 <= rank < found:
+            raise ValueError(
+                f"image {number} has {found} objects that the detector finds, numbered from 0; "
+                f"there is no object {rank}"
+            )
+        chosen.append(detection["scores"][rank])
+    return torch.stack(chosen)
+
+
+def _classes(targets: Any, output: Tensor) -> Tensor:
+    """Class numbers ``(B,)`` for an output ``(B, K, ...)``."""
     B, K = output.shape[:2]
-    indices = torch.as_tensor(targets, device=output.device)
+    indices = _indices(targets, B)
+    if min(indices) < 0 or max(indices) >= K:
+        raise ValueError(f"classes are 0 to {K - 1}, got {indices}")
+    return torch.tensor(indices, device=output.device)
+
+
+def _indices(targets: Any, count: int) -> list[int]:
+    indices = torch.as_tensor(targets)
     if indices.ndim == 0:
-        indices = indices.expand(B)
-    if indices.dtype.is_floating_point or indices.dtype == torch.bool or indices.shape != (B,):
+        indices = indices.expand(count)
+    is_number = not (indices.dtype.is_floating_point or indices.dtype == torch.bool)
+    if not is_number or indices.shape != (count,):
         raise ValueError(
-            f"expected one class number for each of {B} images, got {indices.dtype} "
-            f"{tuple(indices.shape)}"
+            f"expected one whole number, or one for each of {count} images, as targets; got "
+            f"{indices.dtype} {tuple(indices.shape)}"
         )
-    if indices.min() < 0 or indices.max() >= K:
-        raise ValueError(f"classes are 0 to {K - 1}, got {indices.tolist()}")
-    return indices.long()
+    numbers: list[int] = indices.tolist()
+    return numbers

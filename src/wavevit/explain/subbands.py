@@ -5,10 +5,9 @@ Legend: B images, C channels, H W rows and columns, h w those of a sub-band.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from wavevit.explain.watching import evaluating, own_images, plain
+from wavevit.explain.watching import look, plain
 from wavevit.models.wave_vit import Stage, WaveletAttention
 from wavevit.ops.dwt import haar_dwt2
 
@@ -61,8 +60,7 @@ def subband_energy(model: nn.Module, images: Tensor) -> list[SubbandEnergy]:
 
             # The filter's input is the packed sub-bands, just as the block uses them.
             handles.append(attention.filter.register_forward_pre_hook(measure))
-        with torch.no_grad(), evaluating(model):
-            model(own_images(model, images))
+        look(model, images)
     finally:
         for handle in handles:
             handle.remove()

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wavevit.detection.detector import Detector
+
 
 def plain(model: nn.Module) -> nn.Module:
     """The network inside of `torch.compile`'s wrapper, which calls no hooks; else the model.
@@ -87,6 +89,21 @@ def hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def look(model: nn.Module, images: Tensor) -> None:
+    """Runs a model in evaluation mode, without gradients, for its hooks' sake.
+
+    Args:
+        model: Any network.
+        images: ``(B, C, H, W)``.
+
+    Raises:
+        ValueError: Not four dimensions, or no images.
+    """
+    with torch.no_grad(), evaluating(model):
+        inputs = own_images(model, images)
+        model(list(inputs) if isinstance(model, Detector) else inputs)
 
 
 def own_images(model: nn.Module, images: Tensor) -> Tensor:
