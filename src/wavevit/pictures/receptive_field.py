@@ -72,7 +72,7 @@ def draw_receptive_fields(
             axes.set_title(one_line(titles[number], 60), fontsize=10)
         figure.supxlabel(
             f"share of the gradient by pixel, from 1/{10**_DECADES:,} of the greatest (black) to "
-            "the greatest (yellow)" + ("; squares: see the titles" if sides else ""),
+            "the greatest (yellow)" + ("; white squares: see the titles" if sides else ""),
             fontsize=9,
             color=MUTED,
         )
