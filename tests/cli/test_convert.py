@@ -2,60 +2,16 @@
 
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
 import torch
+from official_names import classifier_state
 from torch import Tensor
 
 from wavevit.cli.main import main
-from wavevit.models import official
 from wavevit.models.card import ModelCard, create_model, read_card, save_model
 from wavevit.models.weights import load_model
-
-HAAR = {
-    "w_ll": [[0.5, 0.5], [0.5, 0.5]],
-    "w_lh": [[0.5, 0.5], [-0.5, -0.5]],
-    "w_hl": [[0.5, -0.5], [0.5, -0.5]],
-    "w_hh": [[0.5, -0.5], [-0.5, 0.5]],
-}
-
-
-def official_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict as the official code would have written it, wavelet buffers included."""
-    result: dict[str, Tensor] = {}
-    for name, value in state.items():
-        new = re.sub(
-            r"^stages\.(\d)\.(patch_embed|norm)\.",
-            lambda m: f"{m[2]}{int(m[1]) + 1}.",
-            name,
-        )
-        new = re.sub(r"^stages\.(\d)\.blocks\.", lambda m: f"block{int(m[1]) + 1}.", new)
-        new = re.sub(r"^norm\.", "norm4.", new)
-        new = re.sub(r"^class_attn\.(norm\d|mlp)\.", r"post_network.0.\1.", new)
-        new = re.sub(r"^class_attn\.", "post_network.0.attn.", new)
-        block = name.partition(".attn.")[0]
-        if f"{block}.attn.kv_norm.weight" in state:
-            new = new.replace(".attn.kv.", ".attn.kv.1.")
-        for ours, theirs in (
-            (".attn.kv_norm.", ".attn.kv.0."),
-            (".attn.reduce.", ".attn.reduce.0."),
-            (".attn.reduce_norm.", ".attn.reduce.1."),
-            (".attn.filter.", ".attn.filter.0."),
-            (".attn.filter_norm.", ".attn.filter.1."),
-            (".mlp.dwconv.", ".mlp.dwconv.dwconv."),
-        ):
-            new = new.replace(ours, theirs)
-        assert official.our_name(new) == name
-        is_matrix = new.endswith(".attn.reduce.0.weight") and value.ndim == 2
-        result[new] = value[:, :, None, None] if is_matrix else value
-        if is_matrix:
-            prefix = new.removesuffix("reduce.0.weight")
-            for leaf, filters in HAAR.items():
-                result[f"{prefix}dwt.{leaf}"] = torch.tensor(filters)[None, None].half()
-            result[f"{prefix}idwt.filters"] = torch.tensor(list(HAAR.values()))[:, None].half()
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +39,7 @@ def test_official_names_become_a_model_file(
 ) -> None:
     """In any wrapping that `read_checkpoint` takes: see there."""
     source, target = tmp_path / "official.pth.tar", tmp_path / "out.safetensors"
-    torch.save({"state_dict": official_state(nano), "epoch": 300}, source)
+    torch.save({"state_dict": classifier_state(nano), "epoch": 300}, source)
     assert run(source, target) == 0
     out = capsys.readouterr().out
     assert "recognised: wavevit_nano (5 classes, without token labels, class token pooling)" in out
@@ -107,7 +63,7 @@ def test_token_labels_and_average_pooling_are_recognised(
         ({"in_chans": 1}, "1 input channels"),
     ):
         model = create_model("wavevit_nano", num_classes=3, **arguments)
-        torch.save(official_state(model.state_dict()), tmp_path / "a.pth")
+        torch.save(classifier_state(model.state_dict()), tmp_path / "a.pth")
         assert run(tmp_path / "a.pth", tmp_path / "a.safetensors", "--overwrite") == 0
         assert words in capsys.readouterr().out
         assert (read_card(tmp_path / "a.safetensors") or ModelCard("")).model_args.items() >= (
@@ -142,7 +98,7 @@ def test_a_booby_trapped_pickle_is_refused_and_does_not_run(
     legacy: bool, nano: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sprung = tmp_path / "sprung"
-    content = {"state_dict": official_state(nano), "extra": Trap(sprung)}
+    content = {"state_dict": classifier_state(nano), "extra": Trap(sprung)}
     torch.save(content, tmp_path / "trap.pth", _use_new_zipfile_serialization=not legacy)
     line = refused(capsys, tmp_path / "trap.pth", tmp_path / "out.safetensors")
     assert "would run code" in line
@@ -166,7 +122,7 @@ def test_a_bare_booby_trapped_pickle_is_refused(
 def test_a_truncated_file_is_refused(
     keep: float, nano: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save({"state_dict": official_state(nano)}, tmp_path / "whole.pth")
+    torch.save({"state_dict": classifier_state(nano)}, tmp_path / "whole.pth")
     content = (tmp_path / "whole.pth").read_bytes()
     count = keep if isinstance(keep, int) else int(len(content) * keep)
     (tmp_path / "part.pth").write_bytes(content[:count])
@@ -189,7 +145,7 @@ def test_a_truncated_safetensors_file_is_refused(
 def test_an_existing_target_is_kept_unless_told_otherwise(
     nano: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(official_state(nano), tmp_path / "a.pth")
+    torch.save(classifier_state(nano), tmp_path / "a.pth")
     target = tmp_path / "out.safetensors"
     target.write_bytes(b"precious")
     assert "exists" in refused(capsys, tmp_path / "a.pth", target)
@@ -201,7 +157,7 @@ def test_an_existing_target_is_kept_unless_told_otherwise(
 def test_missing_and_foreign_entries_are_named_and_nothing_is_written(
     nano: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = official_state(nano)
+    state = classifier_state(nano)
     del state["block1.0.norm1.weight"]
     state["visitor.weight"] = torch.zeros(2)
     state["norm2.bias"] = torch.zeros(3)
@@ -217,7 +173,7 @@ def test_missing_and_foreign_entries_are_named_and_nothing_is_written(
 def test_another_wavelet_is_refused(
     nano: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = official_state(nano)
+    state = classifier_state(nano)
     state["block1.0.attn.dwt.w_ll"] = torch.full((1, 1, 2, 2), 0.25)
     torch.save(state, tmp_path / "a.pth")
     line = refused(capsys, tmp_path / "a.pth", tmp_path / "out.safetensors")
@@ -244,7 +200,7 @@ def test_not_a_wave_vit(
 def test_paths_that_cannot_be(
     nano: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(official_state(nano), tmp_path / "a.pth")
+    torch.save(classifier_state(nano), tmp_path / "a.pth")
     source = tmp_path / "a.pth"
     assert "missing" in refused(capsys, tmp_path / "no.pth", tmp_path / "o.safetensors")
     assert "directory" in refused(capsys, tmp_path, tmp_path / "o.safetensors")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from official_names import detector_state
 from torch import Tensor
 
 from wavevit.cli.main import main
@@ -20,81 +21,6 @@ from wavevit.detection.detector import Detector
 from wavevit.models.official_files import read_official
 
 NAMES = ("ant", "bee", "chat noir")
-HAAR = {
-    "dwt.w_ll": [[0.5, 0.5], [0.5, 0.5]],
-    "dwt.w_lh": [[0.5, 0.5], [-0.5, -0.5]],
-    "dwt.w_hl": [[0.5, -0.5], [0.5, -0.5]],
-    "dwt.w_hh": [[0.5, -0.5], [-0.5, 0.5]],
-}
-
-# Ours to theirs, the way back of the tables.
-COMMON = [
-    (r"^network\.neck\.laterals\.(\d)\.", r"neck.lateral_convs.\1.conv."),
-    (r"^network\.neck\.outputs\.(\d)\.", r"neck.fpn_convs.\1.conv."),
-    (r"^network\.rpn_head\.conv\.", r"rpn_head.rpn_conv."),
-    (r"^network\.rpn_head\.objectness\.", r"rpn_head.rpn_cls."),
-    (r"^network\.rpn_head\.deltas\.", r"rpn_head.rpn_reg."),
-    (r"^box_head\.fcs\.", r"roi_head.bbox_head.shared_fcs."),
-    (r"^box_head\.", r"roi_head.bbox_head."),
-    (r"^mask_head\.convs\.(\d)\.", r"roi_head.mask_head.convs.\1.conv."),
-    (r"^mask_head\.logits\.", r"roi_head.mask_head.conv_logits."),
-    (r"^mask_head\.", r"roi_head.mask_head."),
-    (r"^network\.head\.cls_tower\.(\d)\.conv\.", r"bbox_head.cls_convs.\1.conv."),
-    (r"^network\.head\.box_tower\.(\d)\.conv\.", r"bbox_head.reg_convs.\1.conv."),
-    (r"^network\.head\.cls_tower\.(\d)\.norm\.", r"bbox_head.cls_convs.\1.gn."),
-    (r"^network\.head\.box_tower\.(\d)\.norm\.", r"bbox_head.reg_convs.\1.gn."),
-    (r"^network\.head\.scales\.(\d)\.", r"bbox_head.scales.\1."),
-    (r"^network\.head\.cls_logits\.", r"bbox_head.gfl_cls."),
-    (r"^network\.head\.box_output\.", r"bbox_head.gfl_reg."),
-    (r"^network\.backbone\.body\.", r"backbone."),
-]
-WAVEVIT = [
-    (r"stages_(\d)\.patch_embed\.", lambda m: f"patch_embed{int(m[1]) + 1}."),
-    (r"stages_(\d)\.norm\.", lambda m: f"norm{int(m[1]) + 1}."),
-    (r"stages_(\d)\.blocks\.", lambda m: f"block{int(m[1]) + 1}."),
-    (r"backbone\.norm\.", "backbone.norm4."),
-    (r"\.attn\.reduce\.", ".attn.reduce.0."),
-    (r"\.attn\.reduce_norm\.", ".attn.reduce.1."),
-    (r"\.attn\.filter\.", ".attn.filter.0."),
-    (r"\.attn\.filter_norm\.", ".attn.filter.1."),
-    (r"\.mlp\.dwconv\.", ".mlp.dwconv.dwconv."),
-]
-
-
-def official_state(detector: Detector) -> dict[str, Tensor]:
-    """A detector's state dict as mmdetection would have written it."""
-    state = detector.state_dict()
-    laterals = len({name for name in state if re.match(r"^network\.neck\.laterals\.\d\.w", name)})
-    result: dict[str, Tensor] = {}
-    for name, value in state.items():
-        new = re.sub(
-            r"^network\.neck\.extra\.(\d)\.",
-            lambda m: f"neck.fpn_convs.{laterals + int(m[1])}.conv.",
-            name,
-        )
-        for ours, theirs in COMMON:
-            new, count = re.subn(ours, theirs, new)
-            if count:
-                break
-        if "patch_embed" in "".join(state):
-            if re.sub(r"\.kv\.(weight|bias)$", r".kv_norm.\1", name) != name and (
-                re.sub(r"\.kv\.(weight|bias)$", r".kv_norm.\1", name) in state
-            ):
-                new = new.replace(".attn.kv.", ".attn.kv.1.")
-            new = new.replace(".attn.kv_norm.", ".attn.kv.0.")
-            for ours, theirs in WAVEVIT:
-                new = re.sub(ours, theirs, new)
-        value = value.clone()
-        if new.endswith(".attn.reduce.0.weight") and value.ndim == 2:
-            value = value[:, :, None, None]
-            prefix = new.removesuffix("reduce.0.weight")
-            for leaf, filters in HAAR.items():
-                result[prefix + leaf] = torch.tensor(filters)[None, None].half()
-            result[f"{prefix}idwt.filters"] = torch.tensor(list(HAAR.values()))[:, None].half()
-        result[new] = value
-    if "bbox_head.gfl_reg.weight" in result:
-        result["bbox_head.integral.project"] = torch.linspace(0, 16, 17)
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +32,7 @@ def gfl() -> Detector:
 
 @pytest.fixture(scope="module")
 def state(gfl: Detector) -> dict[str, Tensor]:
-    return official_state(gfl)
+    return detector_state(gfl)
 
 
 def run(*words: object) -> int:
@@ -172,7 +98,7 @@ def test_a_resnet_with_masks_and_sizes_of_ones_own(
 
 
 def wrapped(detector: Detector) -> dict[str, Any]:
-    return {"state_dict": {f"module.{n}": v for n, v in official_state(detector).items()}}
+    return {"state_dict": {f"module.{n}": v for n, v in detector_state(detector).items()}}
 
 
 def test_the_average_is_taken_of_weights_and_their_average(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from official_names import segmenter_state
 from torch import Tensor
 
 from wavevit.cli.main import main
@@ -17,31 +18,6 @@ from wavevit.segmentation.card import load_segmenter
 
 NAMES = ("road", "sky", "tree ")
 COLOURS = [[128, 64, 128], [70, 130, 180], [107, 142, 35]]
-
-# Ours to theirs, the way back of the table.
-PARTS = {
-    "network.head.pooling.projections.": "decode_head.psp_modules.",
-    "network.head.pooling.merge.": "decode_head.bottleneck.",
-    "network.head.laterals.": "decode_head.lateral_convs.",
-    "network.head.outputs.": "decode_head.fpn_convs.",
-    "network.head.fusion.": "decode_head.fpn_bottleneck.",
-    "network.head.classifier.": "decode_head.conv_seg.",
-    "network.auxiliary.conv.": "auxiliary_head.convs.0.",
-    "network.auxiliary.classifier.": "auxiliary_head.conv_seg.",
-    "network.backbone.body.": "backbone.",
-}
-
-
-def official_state(segmenter: Segmenter) -> dict[str, Tensor]:
-    """A segmenter's state dict as mmsegmentation would have written it."""
-    state = {}
-    for name, value in segmenter.state_dict().items():
-        ours, theirs = next((o, t) for o, t in PARTS.items() if name.startswith(o))
-        rest = name.removeprefix(ours).replace("norm.", "bn.")
-        if "psp_modules" in theirs:  # the projection follows a pooling
-            rest = rest.replace(".", ".1.", 1)
-        state[theirs + rest] = value.clone()
-    return state
 
 
 def build(num_classes: int = 3, **options: Any) -> Segmenter:
@@ -57,7 +33,7 @@ def segmenter() -> Segmenter:
 
 @pytest.fixture(scope="module")
 def state(segmenter: Segmenter) -> dict[str, Tensor]:
-    return official_state(segmenter)
+    return segmenter_state(segmenter)
 
 
 def run(*words: object) -> int:

@@ -72,7 +72,9 @@ def help_text(parser: ArgumentParser, short_names: Mapping[str, str]) -> str:
             action.help = SUPPRESS
     text = re.sub(r"--[a-z][\w.]*", lambda m: m[0].replace("_", "-"), parser.format_help())
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
-    return text.replace(" {true,false}", "")
+    for unwanted, replacement in ((" {true,false}", ""), (" \b", ""), ("``", "`")):
+        text = text.replace(unwanted, replacement)
+    return text
 
 
 def normalise(

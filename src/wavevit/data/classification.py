@@ -70,9 +70,9 @@ class ClassificationSplits:
     class_names: list[str]
     """Name of every label."""
     description: str
-    """One line for the log: where the splits come from."""
+    """One line for the log, which says where the splits come from."""
     parts: dict[str, ClassificationDataset]
-    """What there is: "train", "val", or both; and "all" where it is more than one part."""
+    """"train", "val", or both, and "all" where the data is more than one part."""
     held_out: bool = False
     """Whether we drew the val split, rather than the user."""
 

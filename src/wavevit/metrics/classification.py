@@ -70,7 +70,7 @@ class ReliabilityBins:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error in [0, 1]: mean gap of the bins, weighted by their counts."""
+        """Expected calibration error in [0, 1], the mean gap weighted by the bins' counts."""
         used = self.counts > 0
         gaps = np.abs(self.accuracy[used] - self.confidence[used])
         return math.fsum(gaps * (self.counts[used] / self.counts.sum()))

@@ -44,7 +44,7 @@ def with_runtime(model: nn.Module, runtime: str = "eager") -> Forward:
     form of its own the fourth time that it comes.
 
     Args:
-        model: Network in evaluation mode on its device, best `prepare`d first; its outputs are
+        model: Network in evaluation mode on its device, best after `prepare`; its outputs are
             tensors whose first dimension is the batch.
         runtime: "eager"; "compiled" = `torch.compile`; "cuda-graphs" = compiled and replayed from
             CUDA graphs, which pays for small batches on a GPU; "openvino" = OpenVINO in fp32 on

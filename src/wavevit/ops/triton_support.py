@@ -43,7 +43,7 @@ _verdicts_lock = threading.Lock()
 class use_kernels:  # noqa: N801 - reads as a statement, as torch.set_grad_enabled does
     """Switches the Triton kernels of the whole process on (as they are at first) or off.
 
-    A call sets the switch for good; as a context manager it is restored at the end:
+    A call sets the switch for good; as a context manager it is restored at the end::
 
         use_kernels(False)
         with use_kernels(True):

@@ -10,7 +10,7 @@ from wavevit.training.objectives import DistillationLoss, TokenLabelObjective
 
 
 class TokenLabels:
-    """Training with token labels (spec section 4.1); off unless maps or a teacher are named.
+    """Training with token labels; off unless maps or a teacher are named.
 
     Args:
         maps: Folder of label maps, packed or official, one for each training image.

@@ -43,10 +43,10 @@ class DetectionLayout:
     root: Path
     """Absolute path of its folder."""
     splits: dict[str, DetectionSplit]
-    """By name: "train", "val" (also where it is called otherwise), "test", and others as they are
+    """Under "train", "val" (also where it is called otherwise), "test", and others as they are
     called."""
     description: str
-    """One line for the log: what was taken for what."""
+    """One line for the log, which says what was taken for what."""
 
     def split(self, name: str) -> DetectionSplit:
         """A split by name.

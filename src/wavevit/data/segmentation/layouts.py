@@ -99,14 +99,14 @@ class SegmentationLayout:
     root: Path
     """Absolute path of its folder."""
     splits: dict[str, SegmentationSplit]
-    """By name: "train", "val" (also where it is called otherwise), "test", and others as they are
+    """Under "train", "val" (also where it is called otherwise), "test", and others as they are
     called; "all" where there are no splits."""
     without_masks: tuple[Path, ...]
     """Folders of splits that have images, but no folder of masks."""
     class_list: Path | None
     """The file with the names of classes, if there is one."""
     description: str
-    """One line for the log: what was taken for what."""
+    """One line for the log, which says what was taken for what."""
 
     def split(self, name: str) -> SegmentationSplit:
         """A split by name.
