@@ -23,6 +23,7 @@ ALLOWED = {
     "metrics": set(),
     "pictures": set(),
     "profiling": {"ops", "layers", "models"},
+    "hub": {"ops", "layers", "models", "detection", "segmentation", "pictures"},
     "training": {
         "ops",
         "layers",
@@ -43,6 +44,7 @@ ALLOWED = {
         "metrics",
         "pictures",
         "profiling",
+        "hub",
         "training",
     },
 }
