@@ -29,5 +29,5 @@ def load_example() -> Iterator[Callable[[str], ModuleType]]:
 
     torch.manual_seed(0)
     yield load
-    for name in loaded:
+    for name in set(loaded):
         del sys.modules[name]
