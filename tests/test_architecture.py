@@ -24,6 +24,7 @@ ALLOWED = {
     "metrics": set(),
     "pictures": set(),
     "profiling": {"ops", "layers", "models"},
+    "hub": {"ops", "layers", "models", "detection", "segmentation", "pictures"},
     "training": {
         "ops",
         "layers",
@@ -45,6 +46,7 @@ ALLOWED = {
         "metrics",
         "pictures",
         "profiling",
+        "hub",
         "training",
     },
 }

@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": ("predict", "run a model on images"),
     "benchmark": ("benchmark", "measure how fast models run here, side by side"),
     "convert": ("convert", "rewrite an official checkpoint as a model file"),
+    "hub-folder": ("hub_folder", "write a model and its card as a folder for Hugging Face's hub"),
     "check-data": ("check_data", "read a data set once and list what is wrong with it"),
     "convert-data": ("convert_data", "rewrite annotated images as COCO, YOLO or Pascal VOC"),
     "shard": ("shard", "write a data set as tar files with an index"),
