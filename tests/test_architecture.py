@@ -23,6 +23,16 @@ ALLOWED = {
     "metrics": set(),
     "pictures": set(),
     "profiling": {"ops", "layers", "models"},
+    "demo": {
+        "ops",
+        "layers",
+        "models",
+        "detection",
+        "segmentation",
+        "data",
+        "metrics",
+        "pictures",
+    },
     "training": {
         "ops",
         "layers",
@@ -44,6 +54,7 @@ ALLOWED = {
         "pictures",
         "profiling",
         "training",
+        "demo",
     },
 }
 # Heavy or optional libraries, and the rooms that may use them.
@@ -53,6 +64,9 @@ ONLY_IN = {
     "matplotlib": {"pictures"},
     "rich": {"cli"},
     "fsspec": {"data"},
+    "gradio": {"demo"},
+    "fastapi": {"demo"},
+    "uvicorn": {"demo"},
 }
 
 
@@ -93,7 +107,7 @@ def test_importing_the_package_loads_nothing_heavy_and_touches_no_gpu() -> None:
     code = (
         "import sys, wavevit, torch;"
         "heavy = {'lightning_fabric', 'jsonargparse', 'matplotlib', 'rich', 'torchmetrics',"
-        " 'tensorboard', 'faster_coco_eval', 'pywt', 'onnx'} & set(sys.modules);"
+        " 'tensorboard', 'faster_coco_eval', 'pywt', 'onnx', 'gradio'} & set(sys.modules);"
         "assert not heavy, heavy;"
         "assert not torch.cuda.is_initialized()"
     )
