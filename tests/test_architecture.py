@@ -25,6 +25,7 @@ ALLOWED = {
     "pictures": set(),
     "profiling": {"ops", "layers", "models"},
     "demo": {
+        "explain",
         "ops",
         "layers",
         "models",

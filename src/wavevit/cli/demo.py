@@ -77,7 +77,7 @@ def load_lookers(
     checkpoints: list[Path],
     device: Literal["auto", "cpu", "cuda"],
     precision: Literal["fp32", "bf16", "fp16"],
-) -> "tuple[dict[str, Looker], list[str]]":
+) -> "tuple[dict[str, Looker], dict[str, str]]":
     """The networks by names to choose from, and a line about each.
 
     Args:
@@ -92,13 +92,13 @@ def load_lookers(
     if not checkpoints:
         raise ValueError("expected at least one model: --checkpoint FILE_OR_RUN")
     lookers: dict[str, Looker] = {}
-    summaries = []
+    summaries: dict[str, str] = {}
     for checkpoint in checkpoints:
         looker, what = _load(checkpoint, device, precision)
         name = _free_name(checkpoint, lookers)
         lookers[name] = looker
         classes = len(looker.class_names)
-        summaries.append(f"{what}: {looker.task}, {classes} class{'' if classes == 1 else 'es'}")
+        summaries[name] = f"{what}: {looker.task}, {classes} class{'' if classes == 1 else 'es'}"
     return lookers, summaries
 
 

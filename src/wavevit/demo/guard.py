@@ -19,7 +19,9 @@ _API = "/gradio_api"
 _FILE = f"{_API}/file="
 _UPLOAD = f"{_API}/upload"
 _HEARTBEAT = f"{_API}/heartbeat/"
-_JOIN = f"{_API}/queue/join"
+# Calls of the page's functions: in turn, and at once for those that compute nothing. Gradio refuses
+# others at the second address.
+_CALLS = (f"{_API}/queue/join", f"{_API}/run/predict")
 
 # All that the page and gradio's client for Python ask for. Gradio has more: it can fetch any
 # address for a client, watch its users, and be edited from the browser.
@@ -28,7 +30,7 @@ _GET = (
     *(f"{_API}/queue/data", f"{_API}/startup-events", f"{_API}/upload_progress"),
 )
 _GET_BELOW = ("/assets/", "/static/", _HEARTBEAT, _FILE)
-_POST = (_UPLOAD, _JOIN, f"{_API}/cancel", f"{_API}/reset")
+_POST = (_UPLOAD, *_CALLS, f"{_API}/cancel", f"{_API}/reset")
 
 _LARGEST_CALL = 100_000  # bytes of a request that carries no file
 _MULTIPART = 10_000  # bytes that an upload has around its file
@@ -95,7 +97,7 @@ class Guard:
             await _answer(scope, send, refusal)
             return
         receive = _limited(receive, self._largest_body(scope["path"]))
-        if scope["path"] == _JOIN:
+        if scope["path"] in _CALLS:
             body = await _whole_body(receive)
             if not self._names_own_files(body):
                 gone = "This picture is no longer on the server: send it again."
@@ -156,8 +158,8 @@ class Guard:
             raise _RefusedError(403, "Requests of other sites are not answered.")
 
     def _check_length(self, path: str, headers: dict[str, str]) -> None:
-        text = headers.get("content-length", "0")
-        length = int(text) if text.isdigit() else 0  # without one, `_limited` counts
+        text = headers.get("content-length", "")
+        length = int(text) if text.isdigit() else self._largest_body(path)  # `_limited` counts
         if length > self._largest_body(path):
             raise _too_large(path, self._limits)
         if path == _UPLOAD:

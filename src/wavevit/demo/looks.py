@@ -189,7 +189,7 @@ class ObjectLooker:
         Raises:
             ValueError: The network gave NaN or infinity.
         """
-        found = self.predictor([_pixels(picture)])[0]
+        found = self.predictor([pixels_of(picture)])[0]
         if not found.is_finite:
             raise _not_finite()
         sure = (found.scores >= wishes.score_threshold).nonzero().flatten()
@@ -259,7 +259,7 @@ class LabelLooker:
         Raises:
             ValueError: The network gave NaN or infinity.
         """
-        found = self.predictor([_pixels(picture)])[0]
+        found = self.predictor([pixels_of(picture)])[0]
         if not found.is_finite:
             raise _not_finite()
         labels = found.labels.numpy()
@@ -275,7 +275,12 @@ class LabelLooker:
         return Look(rows, painted, f"{classes}, most of it {rows[0].name} ({rows[0].share:.1%})")
 
 
-def _pixels(picture: Image.Image) -> Tensor:
+def pixels_of(picture: Image.Image) -> Tensor:
+    """A picture as uint8 (3, H, W).
+
+    Args:
+        picture: RGB.
+    """
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 

@@ -1,6 +1,5 @@
 """Results as HTML; whatever a model file or a user calls things is escaped."""
 
-from collections.abc import Sequence
 from html import escape
 
 from wavevit.demo.looks import Look, Row
@@ -29,14 +28,13 @@ def result_html(look: Look, task: str) -> str:
     )
 
 
-def heading_html(summaries: Sequence[str]) -> str:
+def heading_html(line: str) -> str:
     """The top of the page.
 
     Args:
-        summaries: A line about each network.
+        line: What stands under the name.
     """
-    lines = "".join(f"<p>{escape(line)}</p>" for line in summaries)
-    return f'<header class="wv-head"><h1>wavevit</h1>{lines}</header>'
+    return f'<header class="wv-head"><h1>wavevit</h1><p>{escape(line)}</p></header>'
 
 
 def _line(row: Row, rank: int, task: str) -> str:
@@ -55,4 +53,4 @@ def _line(row: Row, rank: int, task: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.1%}" if share >= 0.0005 else "<0.1%".replace("<", "&lt;")
+    return f"{share:.1%}" if share >= 0.0005 else "&lt;0.1%"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.metadata
 import os
 import socket
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
@@ -17,26 +18,25 @@ from wavevit.demo.page import build_page, style, theme
 from wavevit.demo.service import Service
 from wavevit.demo.uploads import UploadFolder
 
+_OLDEST_GRADIO = (6, 16)
 _SWEEP_S = 20.0
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
 def require_gradio() -> None:
-    """Raises unless gradio is there.
+    """Raises unless gradio is there; it is not imported, since that makes folders.
 
     Raises:
         ValueError: It is missing or too old.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
     try:
-        import gradio
-    except ImportError as error:
+        version = importlib.metadata.version("gradio")
+    except importlib.metadata.PackageNotFoundError as error:
         raise ValueError('the page needs gradio: pip install "wavevit[demo]"') from error
-    version = tuple(int(part) for part in gradio.__version__.split(".")[:2])
-    if version < (6, 16):
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_GRADIO:
+        oldest = ".".join(map(str, _OLDEST_GRADIO))
         raise ValueError(
-            f'the page needs gradio 6.16 or newer, got {gradio.__version__}: pip install "wavevit'
-            '[demo]"'
+            f'the page needs gradio {oldest} or newer, got {version}: pip install "wavevit[demo]"'
         )
 
 
@@ -76,7 +76,7 @@ def bind(host: str, port: int) -> socket.socket:
 @contextlib.contextmanager
 def demo_app(
     lookers: Mapping[str, Looker],
-    summaries: Sequence[str],
+    summaries: Mapping[str, str],
     examples: Sequence[Image.Image],
     limits: Limits,
     host: str,
@@ -92,32 +92,42 @@ def demo_app(
 
     Yields:
         Application and folder.
-
-    Raises:
-        ValueError: Gradio is missing.
     """
     folder = UploadFolder()
     service = Service(lookers, folder, limits)
-    # Gradio's places for files, which would be shared with other programs or in the current folder.
-    places = {"GRADIO_TEMP_DIR": "", "GRADIO_EXAMPLES_CACHE": "examples"}
-    before = {name: os.environ.get(name) for name in places}
-    os.environ.update({name: str(folder.path / below) for name, below in places.items()})
+    settings = {
+        # Gradio's places for files; it would share them with others, or use the current folder.
+        "GRADIO_TEMP_DIR": str(folder.path),
+        "GRADIO_EXAMPLES_CACHE": str(folder.path / "examples"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
     try:
-        require_gradio()
-        service.warm_up()
-        yield _guarded(service, summaries, examples, host), folder
+        with _environment(settings):
+            service.warm_up()
+            guard = _guarded(service, summaries, examples, host)
+            yield guard, folder
     finally:
         service.close()
         folder.remove()
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Inside, the process has these environment variables: gradio has no other way for them."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
         for name, value in before.items():
             if value is None:
-                os.environ.pop(name, None)
+                del os.environ[name]
             else:
                 os.environ[name] = value
 
 
 def _guarded(
-    service: Service, summaries: Sequence[str], examples: Sequence[Image.Image], host: str
+    service: Service, summaries: Mapping[str, str], examples: Sequence[Image.Image], host: str
 ) -> Guard:
     import gradio as gr
     from fastapi import FastAPI

@@ -14,6 +14,7 @@ from wavevit.demo.limits import Limits
 from wavevit.demo.looks import Look, Looker, Wishes
 from wavevit.demo.subbands import draw_subbands
 from wavevit.demo.uploads import UploadError, UploadFolder, read_upload
+from wavevit.demo.where import Question, draw_where
 
 _T = TypeVar("_T")
 
@@ -51,7 +52,23 @@ class Service:
         """
         looker = self._looker(model)
         picture = self.read(path)
-        return self.compute(lambda: looker.look(picture, wishes))
+        return self.compute(partial(looker.look, picture, wishes))
+
+    def where(self, path: str, model: str, question: Question) -> Image.Image:
+        """Where a network looks in a file.
+
+        Args:
+            path: Of the file, as a request names it.
+            model: Name of the network, as a request names it.
+            question: Of the user.
+
+        Raises:
+            UploadError: A file or a name that cannot be used.
+            ValueError: A question that the network has no answer to.
+        """
+        looker = self._looker(model)
+        picture = self.read(path)
+        return self.compute(partial(draw_where, looker, picture, question))
 
     def subbands(self, path: str, levels: int) -> Image.Image:
         """The wavelet bands of a file.

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from wavevit.ops.dwt import dwt2
 from wavevit.pictures.style import font_for
 
+MOST_LEVELS = 5
 _LONG_SIDE = 1024  # pixels of the transformed picture: its finest bands are half of that
 _LINE = (235, 238, 241)
 _PLATE = (31, 41, 51)

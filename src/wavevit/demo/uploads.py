@@ -111,6 +111,11 @@ def read_upload(path: str, folder: UploadFolder, limits: Limits) -> Image.Image:
         raise UploadError("This picture is no longer on the server: send it again.") from error
     except UnreadableImageError as error:
         Path(path).unlink(missing_ok=True)
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise UploadError(
+                f"This picture has far more than the {limits.megapixels:g} megapixels that are the "
+                "most: send a smaller one."
+            ) from error
         raise UploadError(
             f"This file cannot be used: {error.reason}. Send a photo or drawing as JPEG, PNG, "
             "WebP, GIF, TIFF or BMP."
