@@ -1,12 +1,13 @@
 """Small networks of every task, pictures, and a real server."""
 
+import importlib.util
 import io
-import threading
-import time
+import os
+import signal
+import subprocess
+import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,7 @@ from PIL import Image
 
 from wavevit.cli.demo import load_lookers
 from wavevit.data.shapes import render_scene
-from wavevit.demo.guard import Guard
-from wavevit.demo.limits import Limits
 from wavevit.demo.looks import Looker
-from wavevit.demo.server import bind, demo_app, make_server
-from wavevit.demo.uploads import UploadFolder
 
 
 @pytest.fixture(scope="session")
@@ -96,38 +93,64 @@ def _with_size(png: bytes, width: int, height: int) -> bytes:
     return png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:]
 
 
-@dataclass(frozen=True)
-class Served:
-    """A running server."""
+class Server:
+    """A server in a process of its own.
 
-    url: str
-    folder: UploadFolder
-    guard: Guard
+    Attributes:
+        url: Without a path.
+    """
+
+    def __init__(self, words: Sequence[str], log: Path) -> None:
+        self._log = log
+        with open(log, "w") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, *words],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().split(" ")[0].strip()
+        assert self.url.startswith("http://127.0.0.1:"), self.errors()
+
+    def errors(self) -> str:
+        """What it has written to stderr."""
+        return self._log.read_text()
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ends it; returns its exit code."""
+        self._process.send_signal(number)
+        try:
+            return self._process.wait(60)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
 
 
-@pytest.fixture(scope="session")
-def serving() -> Callable[..., AbstractContextManager[Served]]:
-    """`serving(lookers, limits)`: a server in a thread, on a free port, ended afterwards."""
-    pytest.importorskip("gradio", reason='needs pip install "wavevit[demo]"')
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """`start("-m", "wavevit", ...)`: a server, ended with the last test of the file at the latest.
 
-    @contextmanager
-    def serve(lookers: Mapping[str, Looker], limits: Limits) -> Iterator[Served]:
-        summaries = {name: looker.task for name, looker in lookers.items()}
-        examples = [Image.new("RGB", (32, 32), "teal")]
-        with (
-            bind("127.0.0.1", 0) as listening,
-            demo_app(lookers, summaries, examples, limits, "127.0.0.1") as (guard, folder),
-        ):
-            server = make_server(guard, limits)
-            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-            thread.start()
-            try:
-                while not server.started and thread.is_alive():
-                    time.sleep(0.02)
-                yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", folder, guard)
-            finally:
-                server.should_exit = True
-                thread.join(30)
-            assert not thread.is_alive()
+    In processes of their own, since gradio leaves event loops and sockets open.
+    """
+    pytest.importorskip("httpx", reason='needs pip install "wavevit[demo]"')
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip('needs pip install "wavevit[demo]"')
+    started: list[Server] = []
 
-    return serve
+    def run(*words: object) -> Server:
+        log = tmp_path_factory.mktemp("log") / "stderr.txt"
+        started.append(Server([str(word) for word in words], log))
+        return started[-1]
+
+    yield run
+    for server in started:
+        if server.is_running():
+            server.stop()

@@ -50,7 +50,7 @@ def demo(
     """
     from wavevit.cli.console import write_lines
     from wavevit.demo.limits import Limits
-    from wavevit.demo.server import bind, demo_app, is_local, make_server, require_gradio
+    from wavevit.demo.server import bind, demo_app, is_local, require_gradio, serve
 
     limits = Limits(
         upload_mb=max_upload_mb,
@@ -63,13 +63,13 @@ def demo(
     require_gradio()
     with bind(host, port) as listening:
         lookers, summaries = load_lookers(checkpoint, device, precision)
-        with demo_app(lookers, summaries, example_pictures(), limits, host) as (guard, _):
+        with demo_app(lookers, summaries, example_pictures(), limits, host) as guard:
             address = listening.getsockname()
             shown = f"[{address[0]}]" if ":" in address[0] else address[0]
             write_lines(f"http://{shown}:{address[1]} (Ctrl-C ends it)")
             if not is_local(host):
                 write_lines("everybody who reaches this machine can use it: there is no password")
-            make_server(guard, limits).run(sockets=[listening])
+            serve(guard, listening)
     return 0
 
 

@@ -74,7 +74,7 @@ class Guard:
     ) -> None:
         self._app = app
         self._folder = folder
-        self._limits = limits
+        self.limits = limits
         self._hosts = None if hosts is None else frozenset(hosts)
         self.open_pages = 0
 
@@ -138,10 +138,10 @@ class Guard:
         ):  # a stored state of gradio's, of which we have none
             raise _RefusedError(404, "There is nothing here.")
         is_new = path == "/" or path.startswith(_HEARTBEAT)
-        if is_new and self.open_pages >= self._limits.users:
+        if is_new and self.open_pages >= self.limits.users:
             raise _RefusedError(
                 503,
-                f"All {self._limits.users} places are taken right now. Try again in a few minutes.",
+                f"All {self.limits.users} places are taken right now. Try again in a few minutes.",
             )
 
     def _check_origin(self, headers: dict[str, str], method: str) -> None:
@@ -161,9 +161,9 @@ class Guard:
         text = headers.get("content-length", "")
         length = int(text) if text.isdigit() else self._largest_body(path)  # `_limited` counts
         if length > self._largest_body(path):
-            raise _too_large(path, self._limits)
+            raise _too_large(path, self.limits)
         if path == _UPLOAD:
-            room = self._limits.store_mb * MEGABYTE - self._folder.used_bytes()
+            room = self.limits.store_mb * MEGABYTE - self._folder.used_bytes()
             if length > room:
                 raise _RefusedError(
                     503, "The server's room for pictures is full. Try again in a few minutes."
@@ -188,7 +188,7 @@ class Guard:
 
     def _largest_body(self, path: str) -> int:
         if path == _UPLOAD:
-            return round(self._limits.upload_mb * MEGABYTE) + _MULTIPART
+            return round(self.limits.upload_mb * MEGABYTE) + _MULTIPART
         return _LARGEST_CALL
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -80,8 +81,8 @@ def demo_app(
     examples: Sequence[Image.Image],
     limits: Limits,
     host: str,
-) -> Iterator[tuple[Guard, UploadFolder]]:
-    """The ASGI application, warmed up, and its folder, which is removed afterwards.
+) -> Iterator[Guard]:
+    """The ASGI application, warmed up; its folder of users' files is removed afterwards.
 
     Args:
         lookers: The networks by name.
@@ -91,7 +92,7 @@ def demo_app(
         host: What it will be bound to.
 
     Yields:
-        Application and folder.
+        The application.
     """
     folder = UploadFolder()
     service = Service(lookers, folder, limits)
@@ -104,8 +105,7 @@ def demo_app(
     try:
         with _environment(settings):
             service.warm_up()
-            guard = _guarded(service, summaries, examples, host)
-            yield guard, folder
+            yield _guarded(service, summaries, examples, host)
     finally:
         service.close()
         folder.remove()
@@ -182,12 +182,15 @@ async def _sweep(folder: UploadFolder, older_than_s: float, keep: Collection[Pat
         await asyncio.to_thread(folder.sweep, older_than_s, keep)
 
 
-def make_server(guard: Guard, limits: Limits) -> Any:
-    """The HTTP server, whose `run(sockets=[...])` returns after Ctrl-C or SIGTERM.
+def serve(guard: Guard, listening: socket.socket) -> None:
+    """Answers requests until Ctrl-C or SIGTERM.
 
     Args:
         guard: The application.
-        limits: For all users.
+        listening: From `bind`.
+
+    Raises:
+        KeyboardInterrupt: One of these came, and all is shut down.
     """
     import uvicorn
 
@@ -198,7 +201,13 @@ def make_server(guard: Guard, limits: Limits) -> Any:
         server_header=False,
         ws="none",
         # A page holds one or two connections, and a few more while it loads.
-        limit_concurrency=8 * limits.users + 64,
+        limit_concurrency=8 * guard.limits.users + 64,
         timeout_graceful_shutdown=2,
     )
-    return uvicorn.Server(config)
+    # The server raises the signal again when it has shut down; SIGTERM would then end the process
+    # before its folder is removed.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        signal.signal(signal.SIGTERM, before)
