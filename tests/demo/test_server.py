@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def call(http: Any, name: str, data: list[Any], session: str = "s") -> dict[str,
 
 
 def look(http: Any, path: str, model: str = "classes", session: str = "s") -> dict[str, Any]:
-    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, model, 3, 0.0, 0.5]
+    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, model, 3, 0.05, 0.5]
     return call(http, "look", data, session)
 
 
@@ -222,51 +223,65 @@ def test_twenty_users_at_once_all_get_their_own_result(
     assert len({str(found) for found in together}) == USERS  # pictures differ, so do results
 
 
+@pytest.fixture(scope="module")
+def hold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """While this file is there, the slow server's network does not answer."""
+    return tmp_path_factory.mktemp("hold") / "hold"
+
+
+@pytest.fixture(scope="module")
+def slow(start: Callable[..., Any], hold: Path) -> Any:
+    """A server with room for two requests that wait, and for two pages."""
+    return start(SLOW, hold, 2, 2)
+
+
 def test_a_full_queue_tells_and_serves_again_afterwards(
-    picture_file: Path, start: Callable[..., Any], tmp_path: Path
+    picture_file: Path, slow: Any, hold: Path
 ) -> None:
-    hold = tmp_path / "hold"
-    with client(start(SLOW, hold, 2, 32)) as http:
+    with client(slow) as http, ThreadPoolExecutor(12) as pool:
         path = upload(http, "a.png", picture_file.read_bytes()).json()[0]
         hold.touch()
-        with ThreadPoolExecutor(12) as pool:
-            asked = [pool.submit(look, http, path, "slow", f"user-{n}") for n in range(12)]
-            wait_for(lambda: sum(future.done() for future in asked) >= 8)
-            refused = [future.result() for future in asked if future.done()]
-            hold.unlink()
-            finished = [future.result() for future in asked if future.result() not in refused]
+        asked = [pool.submit(look, http, path, "slow", f"user-{n}") for n in range(12)]
+        wait_for(lambda: sum(future.done() for future in asked) >= 8)
+        refused = [future.result() for future in asked if future.done()]
+        hold.unlink()
+        finished = [future.result() for future in asked if future.result() not in refused]
         # Two at work and two that wait.
         assert [done["status"] for done in refused] == [503] * 8
         assert all("Queue is full" in done["detail"] for done in refused)
-        assert [done["success"] for done in finished] == [True] * 4
+        assert [done["success"] for done in finished] == [True] * 4, finished
         assert look(http, path, "slow", "later")["success"]
 
 
-def test_pages_beyond_the_limit_get_a_message_until_one_closes(
-    start: Callable[..., Any], tmp_path: Path
-) -> None:
-    with client(start(SLOW, tmp_path / "hold", 2, 1)) as http:
-        assert http.get("/").status_code == 200
-        with http.stream("GET", f"{API}/heartbeat/first") as held:
-            next(held.iter_raw())
-            answer = http.get("/")
-            assert answer.status_code == 503
-            assert "places are taken" in answer.text
+def test_pages_beyond_the_limit_get_a_message_until_one_closes(slow: Any) -> None:
+    with client(slow) as http, ExitStack() as pages:
+        held = []  # a stream whose iterator is gone is closed
+        for number in range(2):
+            page = pages.enter_context(http.stream("GET", f"{API}/heartbeat/page-{number}"))
+            held.append(page.iter_raw())
+            next(held[-1])
+        answer = http.get("/")
+        assert answer.status_code == 503
+        assert "places are taken" in answer.text
+        pages.close()
         wait_for(lambda: http.get("/").status_code == 200)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_end_takes_what_users_sent_with_it(
-    number: int, picture_file: Path, start: Callable[..., Any], tmp_path: Path
-) -> None:
-    server = start(SLOW, tmp_path / "hold", 2, 2)
-    with client(server) as http:
+def test_the_end_takes_what_users_sent_with_it(picture_file: Path, slow: Any) -> None:
+    with client(slow) as http:
         path = Path(upload(http, "a.png", picture_file.read_bytes()).json()[0])
         folder = path.parents[1]
         assert path.exists()
-        with http.stream("GET", f"{API}/heartbeat/open") as held:  # a page that is still open
-            next(held.iter_raw())
-            server.stop(number)
+        with http.stream("GET", f"{API}/heartbeat/open") as page:  # it is still open
+            alive = page.iter_raw()
+            next(alive)
+            slow.stop(signal.SIGTERM)
+    assert not folder.exists()
+
+
+def test_ctrl_c_is_no_error(server: Any, http: Any, folder: Path) -> None:
+    assert server.stop(signal.SIGINT) == 130
+    assert "Traceback" not in server.errors()
     assert not folder.exists()
 
 
