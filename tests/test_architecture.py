@@ -48,6 +48,7 @@ ALLOWED = {
         "profiling",
         "hub",
         "training",
+        "demo",
     },
 }
 # Heavy or optional libraries, and the rooms that may use them.
@@ -57,6 +58,9 @@ ONLY_IN = {
     "matplotlib": {"pictures"},
     "rich": {"cli"},
     "fsspec": {"data"},
+    "gradio": {"demo"},
+    "fastapi": {"demo"},
+    "uvicorn": {"demo"},
 }
 
 
@@ -97,7 +101,7 @@ def test_importing_the_package_loads_nothing_heavy_and_touches_no_gpu() -> None:
     code = (
         "import sys, wavevit, torch;"
         "heavy = {'lightning_fabric', 'jsonargparse', 'matplotlib', 'rich', 'torchmetrics',"
-        " 'tensorboard', 'faster_coco_eval', 'pywt', 'onnx'} & set(sys.modules);"
+        " 'tensorboard', 'faster_coco_eval', 'pywt', 'onnx', 'gradio'} & set(sys.modules);"
         "assert not heavy, heavy;"
         "assert not torch.cuda.is_initialized()"
     )
