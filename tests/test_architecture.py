@@ -20,9 +20,11 @@ ALLOWED = {
     "data": set(),
     "detection": {"ops", "layers", "models"},
     "segmentation": {"ops", "layers", "models"},
+    "explain": {"ops", "layers", "models", "detection", "segmentation"},
     "metrics": set(),
     "pictures": set(),
     "profiling": {"ops", "layers", "models"},
+    "hub": {"ops", "layers", "models", "detection", "segmentation", "pictures"},
     "training": {
         "ops",
         "layers",
@@ -39,11 +41,14 @@ ALLOWED = {
         "models",
         "detection",
         "segmentation",
+        "explain",
         "data",
         "metrics",
         "pictures",
         "profiling",
+        "hub",
         "training",
+        "demo",
     },
 }
 # Heavy or optional libraries, and the rooms that may use them.
@@ -53,6 +58,9 @@ ONLY_IN = {
     "matplotlib": {"pictures"},
     "rich": {"cli"},
     "fsspec": {"data"},
+    "gradio": {"demo"},
+    "fastapi": {"demo"},
+    "uvicorn": {"demo"},
 }
 
 
@@ -93,7 +101,7 @@ def test_importing_the_package_loads_nothing_heavy_and_touches_no_gpu() -> None:
     code = (
         "import sys, wavevit, torch;"
         "heavy = {'lightning_fabric', 'jsonargparse', 'matplotlib', 'rich', 'torchmetrics',"
-        " 'tensorboard', 'faster_coco_eval', 'pywt', 'onnx'} & set(sys.modules);"
+        " 'tensorboard', 'faster_coco_eval', 'pywt', 'onnx', 'gradio'} & set(sys.modules);"
         "assert not heavy, heavy;"
         "assert not torch.cuda.is_initialized()"
     )

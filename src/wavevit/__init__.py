@@ -3,7 +3,7 @@
 Importing the package registers its models: ``timm.create_model("wavevit_s")``.
 """
 
-from wavevit import layers
+from wavevit import explain, layers
 from wavevit.detection.factory import create_detector
 from wavevit.models import wave_vit as _wave_vit  # registers the models with timm
 from wavevit.models.folding import fuse
@@ -18,6 +18,7 @@ __all__ = [
     "create_detector",
     "create_segmenter",
     "dwt2",
+    "explain",
     "fuse",
     "idwt2",
     "layers",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import wavevit
 from wavevit.models import spatial_logits as module
-from wavevit.models.spatial_logits import num_prefix_tokens, spatial_logits
+from wavevit.models.feature_layout import num_prefix_tokens
+from wavevit.models.spatial_logits import spatial_logits
 
 CLASSES = 7
 _SWIN = {"img_size": (56, 112), "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2)}

@@ -47,7 +47,6 @@ class DensePostProcess(nn.Module):
         self.candidates_per_level = candidates_per_level
         self.detections_per_image = detections_per_image
 
-    @torch.no_grad()
     def forward(
         self,
         cls_maps: Sequence[Tensor],
@@ -58,6 +57,8 @@ class DensePostProcess(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Detection]:
         """Detections of every image, best first, clipped to it.
+
+        Without gradients, unless someone wants to know what a score comes from.
 
         Args:
             cls_maps: Class logits ``(B, A * K, H, W)`` of every level.

@@ -106,17 +106,17 @@ def model_file(path: Path) -> Path:
     """The model file that a path names.
 
     Args:
-        path: The file itself, or a run directory.
+        path: The file itself, a run directory, or a hub folder.
 
     Raises:
         FileNotFoundError: No model in the directory.
     """
     if not path.is_dir():
         return path
-    best = path / "best.safetensors"
-    if not best.is_file():
-        raise FileNotFoundError(f"expected best.safetensors in the run directory {path}")
-    return best
+    for name in ("best.safetensors", "model.safetensors"):  # of a run, of a hub folder
+        if (path / name).is_file():
+            return path / name
+    raise FileNotFoundError(f"expected best.safetensors in the run directory {path}")
 
 
 def load_built(network: nn.Module, path: Path) -> None:

@@ -134,11 +134,10 @@ class PyramidBackbone(nn.Module):
     def _freeze_stages(self, count: int) -> None:
         """Freezes everything that is registered, and so runs, up to a stage's last module."""
         last = self._modules_of_maps[count - 1]
-        names = {last, last.replace(".", "_"), f"model.{last}"}
-        modules = list(self.body.named_modules())
-        found = [name for name, _ in modules if name in names]
-        if not found:
+        found = module_of_map(self.body, last)
+        if found is None:
             raise ValueError(f"cannot freeze stages of {self.name}: it has no module {last}")
+        modules = list(self.body.named_modules())
         inside = [i for i, (name, _) in enumerate(modules) if f"{name}.".startswith(f"{found[0]}.")]
         frozen = modules[: inside[-1] + 1]
         behind = [name for name, _ in modules[inside[-1] + 1 :]]
@@ -183,6 +182,17 @@ class PyramidBackbone(nn.Module):
         features = self.body(images)
         maps = [features[i] for i in self._taken]
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else maps
+
+
+def module_of_map(network: nn.Module, name: str) -> tuple[str, nn.Module] | None:
+    """The module whose output is a map, with its name in the network; None if there is none.
+
+    Args:
+        network: A network of timm; ``features_only=True`` may have renamed its modules.
+        name: The module's name in the network's ``feature_info``.
+    """
+    names = {name, name.replace(".", "_"), f"model.{name}"}
+    return next((item for item in network.named_modules() if item[0] in names), None)
 
 
 def _create(name: str, pretrained: bool, drop_path_rate: float) -> nn.Module:

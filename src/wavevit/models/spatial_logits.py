@@ -3,17 +3,16 @@
 Legend: B batch, C channels, H W rows and columns of a map, N tokens, K classes, L locations.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wavevit.models.wave_vit import WaveVit, to_nhwc
+from wavevit.models.feature_layout import Layout, locate, name_of, no_map, num_prefix_tokens
+from wavevit.models.wave_vit import WaveVit
 
 _LOCATIONS_AT_ONCE = 2048
 """A head may widen each location a hundredfold (VGG's), so it sees this many at a time."""
-
-_Layout = Literal["NCHW", "NHWC", "NLC"]
 
 
 @torch.no_grad()
@@ -35,14 +34,14 @@ def spatial_logits(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ValueError: In training mode, or a network without a spatial map or without a classifier.
     """
-    name = _name_of(model)
+    name = name_of(model)
     if model.training:
         raise ValueError(f"spatial logits need {name} in evaluation mode; call eval() first")
     for part in ("forward_features", "forward_head"):
         if not callable(getattr(model, part, None)):
-            raise _no_map(name, f"it has no {part}(), as timm's classifiers do")
+            raise no_map(name, f"it has no {part}(), as timm's classifiers do")
     features = model.forward_features(images)  # type: ignore[operator]
-    located, layout = _locate(model, features, (images.shape[-2], images.shape[-1]))
+    located, layout = locate(model, features, (images.shape[-2], images.shape[-1]))
     B, rows, columns, _ = located.shape
     if isinstance(model, WaveVit) and model.aux_head is not None:
         logits = model._token_logits(features).flatten(0, 1)
@@ -51,69 +50,7 @@ def spatial_logits(model: nn.Module, images: Tensor) -> Tensor:
     return logits.reshape(B, rows, columns, -1).permute(0, 3, 1, 2)
 
 
-def _locate(model: nn.Module, features: Any, image_size: tuple[int, int]) -> tuple[Tensor, _Layout]:
-    """The features as (B, rows, columns, C), and how the classifier wants to see them."""
-    name = _name_of(model)
-    if not isinstance(features, Tensor):
-        raise _no_map(name, f"its features are a {type(features).__name__} and not one map")
-    if features.ndim == 4:
-        layout = _map_layout(model, features)
-        return (features if layout == "NHWC" else to_nhwc(features)), layout
-    if features.ndim != 3:
-        raise _no_map(name, f"its features have the shape {tuple(features.shape)}")
-    if callable(getattr(model, "reroll", None)):  # Hiera keeps its tokens in another order
-        return model.reroll(features, len(model.blocks) - 1), "NLC"  # type: ignore[operator, arg-type]
-    patches = features[:, num_prefix_tokens(model) :]
-    if patches.shape[1] == 0:  # PiT
-        raise _no_map(name, "nothing but class tokens is left of its features")
-    rows, columns = _grid(model, patches.shape[1], image_size)
-    return patches.reshape(len(patches), rows, columns, -1), "NLC"
-
-
-def _map_layout(model: nn.Module, features: Tensor) -> _Layout:
-    channels = getattr(model, "num_features", None)
-    first, last = features.shape[1] == channels, features.shape[3] == channels
-    if first != last:
-        return "NCHW" if first else "NHWC"
-    # Either reading has as many channels, or neither: what the network says of itself decides.
-    return "NHWC" if str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC") else "NCHW"
-
-
-def num_prefix_tokens(model: nn.Module) -> int:
-    """Tokens in front of the patches: class, distillation and register tokens.
-
-    Args:
-        model: A transformer of timm.
-    """
-    number = getattr(model, "num_prefix_tokens", None)
-    if number is not None:
-        return int(number)
-    # Some families (VOLO, CoaT, PiT) do not say; those of the last stage are named last.
-    tokens = [p for n, p in model.named_parameters(recurse=False) if n.startswith("cls_token")]
-    return tokens[-1].shape[1] if tokens else 0
-
-
-def _grid(model: nn.Module, num_tokens: int, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a sequence of patch tokens."""
-    patch_embed = getattr(model, "patch_embed", None)
-    height, width = image_size
-    candidates: list[tuple[int, int]] = []
-    if callable(getattr(patch_embed, "dynamic_feat_size", None)):
-        candidates.append(patch_embed.dynamic_feat_size(image_size))  # type: ignore[union-attr]
-    # The network may go on merging patches: grids of the image's proportions at any stride.
-    for stride in range(1, max(image_size) + 1):
-        candidates.append((-(-height // stride), -(-width // stride)))
-        candidates.append((height // stride, width // stride))
-    fitting = [(rows, columns) for rows, columns in candidates if 0 < rows * columns == num_tokens]
-    if not fitting:
-        raise _no_map(
-            _name_of(model),
-            f"its {num_tokens} tokens are no grid in the proportions of {height}x{width} images",
-        )
-    return fitting[0]
-
-
-def _classify(model: nn.Module, locations: Tensor, layout: _Layout) -> Tensor:
+def _classify(model: nn.Module, locations: Tensor, layout: Layout) -> Tensor:
     """Logits (L, K) of feature vectors (L, C), a bounded number at a time."""
     outputs = None
     for start in range(0, len(locations), _LOCATIONS_AT_ONCE):
@@ -125,7 +62,7 @@ def _classify(model: nn.Module, locations: Tensor, layout: _Layout) -> Tensor:
     return outputs
 
 
-def _head(model: nn.Module, locations: Tensor, layout: _Layout) -> Tensor:
+def _head(model: nn.Module, locations: Tensor, layout: Layout) -> Tensor:
     aux_head = getattr(model, "aux_head", None)
     if layout == "NLC" and isinstance(aux_head, nn.Linear):  # VOLO
         return aux_head(locations)
@@ -140,27 +77,15 @@ def _head(model: nn.Module, locations: Tensor, layout: _Layout) -> Tensor:
         logits: Any = model.forward_head(alone)  # type: ignore[operator]
     except (RuntimeError, AssertionError, NotImplementedError, IndexError, TypeError) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise _no_map(
-            _name_of(model), f"its classifier does not take a single location: {reason}"
+        raise no_map(
+            name_of(model), f"its classifier does not take a single location: {reason}"
         ) from error
     if isinstance(logits, tuple | list):  # of a distilled network: one classifier each
         logits = torch.stack(tuple(logits)).mean(dim=0)
     expected = (L, int(getattr(model, "num_classes", 0) or 0))
     if tuple(logits.shape) != expected or expected[1] == 0:
-        raise _no_map(
-            _name_of(model),
+        raise no_map(
+            name_of(model),
             f"expected logits {expected} of its classifier, got {tuple(logits.shape)}",
         )
     return logits
-
-
-def _name_of(model: nn.Module) -> str:
-    config = getattr(model, "pretrained_cfg", None) or {}
-    return str(config.get("architecture") or type(model).__name__)
-
-
-def _no_map(name: str, reason: str) -> ValueError:
-    return ValueError(
-        f"{name} cannot say what is where in an image: {reason}; take a teacher with a spatial "
-        "feature map, such as a convolutional network, a ViT, a Swin or a Wave-ViT"
-    )
