@@ -26,13 +26,8 @@ _PAGE_TASKS = {
     "segmentation": "segmentation",
 }
 # What takes long, for its processes, its compilers or its data.
-_SLOW = (
-    "torchrun ",
-    "--runtime ",
-    "--trainer.compile",
-    "wavevit benchmark",
-    "--output runs/quick-start",
-)
+_LAUNCHERS_AND_COMPILERS = ("torchrun ", "--runtime ", "wavevit benchmark")
+_SLOW = (*_LAUNCHERS_AND_COMPILERS, "--trainer.compile", "--output runs/quick-start")
 _SLOW_PAGES = ("reproducing-the-paper",)  # a run for every row of the paper
 
 
@@ -69,6 +64,11 @@ class Block:
     def is_slow(self) -> bool:
         """Whether it takes more than some seconds."""
         return self.page in _SLOW_PAGES or any(part in self.text for part in _SLOW)
+
+    @property
+    def needs_processes(self) -> bool:
+        """Whether its commands leave threads behind, which later tests dislike."""
+        return any(part in self.text for part in _LAUNCHERS_AND_COMPILERS)
 
     def commands(self) -> list[list[str]]:
         """The words of each of its commands, comments left out."""

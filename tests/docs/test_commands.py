@@ -121,10 +121,10 @@ def in_a_process(*command: str) -> Callable[[list[str]], int]:
     return call
 
 
-def run_line(words: list[str], sandbox: Sandbox, slow: bool) -> None:
+def run_line(words: list[str], sandbox: Sandbox, apart: bool) -> None:
     words = [REPLACED.get(word, word) if word.startswith("/") else word for word in words]
     if words[0] == "wavevit":
-        run_wavevit(words[1:], sandbox, in_a_process("wavevit") if slow else main)
+        run_wavevit(words[1:], sandbox, in_a_process("wavevit") if apart else main)
     elif words[0] == "torchrun":
         end = words.index("wavevit")
         launcher = [REPLACED.get(word, word) for word in words[1:end]]
@@ -152,7 +152,7 @@ def test_every_command_of_a_block_runs(block: Block, sandbox: Sandbox) -> None:
     if "clip.mp4" in block.text:
         pytest.importorskip("cv2", reason="needs OpenCV, from the extra 'video'")
     for words in commands:
-        run_line(words, sandbox, block.is_slow)
+        run_line(words, sandbox, block.needs_processes)
 
 
 def test_blocks_that_are_not_run_are_few_and_say_why(capsys: pytest.CaptureFixture[str]) -> None:
