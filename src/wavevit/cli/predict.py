@@ -27,6 +27,9 @@ def predict(
     topk: int = 5,
     output: Path | None = None,
     draw: Path | None = None,
+    explain: Path | None = None,
+    explain_method: Literal["grad-cam", "attention"] | None = None,
+    explain_stage: int | None = None,
     overwrite: bool = False,
     null: bool = False,
     batch_size: int = 32,
@@ -51,6 +54,12 @@ def predict(
             null writes JSON lines to stdout.
         draw: Folder for copies of the images with the classes written below, the objects drawn in,
             or the classes of their pixels painted over them.
+        explain: Folder for pictures of what a classifier looks at: each image beside itself with a
+            heat map, and the classes below.
+        explain_method: Heat of --explain: "grad-cam" (the default) shows where a stage's map speaks
+            for the most probable class, of any network; "attention" where a Wave-ViT's class token
+            looks.
+        explain_stage: Stage of Grad-CAM, from 0, the finest; null: the last.
         overwrite: Replace an existing output file and existing pictures.
         null: The list on stdin is separated by NUL characters, as by find -print0.
         batch_size: Images per forward pass.
@@ -73,7 +82,12 @@ def predict(
     """
     from wavevit.cli.image_paths import STDIN, base_folder, check_arguments
     from wavevit.cli.inference import load_classifier
-    from wavevit.cli.prediction_files import PictureFolder, check_output, open_output
+    from wavevit.cli.prediction_files import (
+        PictureFolder,
+        PictureFolders,
+        check_output,
+        open_output,
+    )
     from wavevit.cli.video import is_video
 
     if min(topk, batch_size, num_workers) < 1:
@@ -83,6 +97,8 @@ def predict(
         )
     if any(map(is_video, images)):
         raise ValueError("video is for detectors; give a classifier images")
+    if explain is None and not (explain_method is None and explain_stage is None):
+        raise ValueError("--explain-method and --explain-stage go with --explain FOLDER")
     check_arguments(images)
     check_output(output, overwrite)
     classifier = load_classifier(
@@ -95,10 +111,18 @@ def predict(
         runtime=runtime,
     )
     topk = min(topk, classifier.num_classes)
-    pictures = None
+    base = base_folder(images)
+    folders = []
     if draw is not None:
-        pictures = PictureFolder(draw, base_folder(images), overwrite)
-        pictures.prepare([image for image in images if image != STDIN])
+        folders.append(PictureFolder(draw, base, overwrite))
+    if explain is not None:
+        from wavevit.cli.explaining import explanation_folder
+
+        folders.append(
+            explanation_folder(explain, base, overwrite, classifier, explain_method, explain_stage)
+        )
+    pictures = PictureFolders(*folders)
+    pictures.prepare([image for image in images if image != STDIN])
     writer = open_output(output, topk, overwrite)
     counts = Counts()
     found = predictions(
@@ -111,7 +135,12 @@ def predict(
     try:
         with closing(found) as records:
             write_all(
-                records, writer, pictures, num_workers, counts, writes_to_stdout=output is None
+                records,
+                writer,
+                pictures if folders else None,
+                num_workers,
+                counts,
+                writes_to_stdout=output is None,
             )
     finally:
         writer.close()

@@ -1,6 +1,7 @@
 """What ``wavevit predict`` writes: JSON lines, CSV rows, and pictures with captions."""
 
 import csv
+import itertools
 import os
 import sys
 import threading
@@ -233,7 +234,7 @@ class PictureFolder:
         option: str = "--draw",
     ) -> None:
         self.folder = folder
-        self._option = option
+        self.option = option
         self._render = render
         self._real = os.path.realpath(folder)
         self._base = base
@@ -255,24 +256,32 @@ class PictureFolder:
             real = os.path.realpath(argument)
             if os.path.isdir(argument) and _is_inside(self._real, real):
                 raise ValueError(
-                    f"{self._option} {self.folder} is inside the input folder {argument}: its "
+                    f"{self.option} {self.folder} is inside the input folder {argument}: its "
                     "pictures would be taken for input; choose a folder outside"
                 )
             if os.path.exists(argument) and _is_inside(real, self._real):
                 raise ValueError(
-                    f"the input {argument} is inside {self._option} {self.folder} and could be "
+                    f"the input {argument} is inside {self.option} {self.folder} and could be "
                     "overwritten; choose another folder"
                 )
         if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"{self._option} names a folder, but {self.folder} is a file")
+            raise NotADirectoryError(f"{self.option} names a folder, but {self.folder} is a file")
         if self.folder.exists() and not self._overwrite and next(self.folder.iterdir(), None):
             raise FileExistsError(
-                f"{self.folder} is not empty; choose another {self._option} or pass --overwrite"
+                f"{self.folder} is not empty; choose another {self.option} or pass --overwrite"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         probe = self.folder / ".writable"
         probe.touch()
         probe.unlink()
+
+    def is_inside(self, other: "PictureFolder") -> bool:
+        """Whether it is another folder, or lies in it.
+
+        Args:
+            other: Another folder.
+        """
+        return _is_inside(self._real, other._real)
 
     def target(self, path: str) -> Path:
         """Where the picture of an image goes.
@@ -304,7 +313,7 @@ class PictureFolder:
         target = self.target(record.path)
         if _is_inside(os.path.realpath(record.path), self._real):
             raise ValueError(
-                f"it is inside the {self._option} folder {self.folder}; not drawn there"
+                f"it is inside the {self.option} folder {self.folder}; not drawn there"
             )
         if target.exists() and not self._overwrite:
             raise FileExistsError(f"the picture {target} exists; not replaced")
@@ -315,6 +324,57 @@ class PictureFolder:
         kind = _KEPT_SUFFIXES[target.suffix.lower()]
         options = {"quality": 92, "subsampling": 0} if kind == "JPEG" else {"compress_level": 3}
         write_atomically(target, lambda file: picture.save(file, kind, **options))
+
+
+class PictureFolders:
+    """Writes a picture of each image to several folders.
+
+    Args:
+        *folders: Any number.
+
+    Raises:
+        ValueError: One of them is, or is inside of, another.
+    """
+
+    def __init__(self, *folders: PictureFolder) -> None:
+        for one, other in itertools.permutations(folders, 2):
+            if one.is_inside(other):
+                raise ValueError(
+                    f"{one.option} {one.folder} and {other.option} {other.folder} would mix their "
+                    "pictures; choose folders apart"
+                )
+        self.folders = folders
+
+    def prepare(self, arguments: list[str]) -> None:
+        """As that of `PictureFolder`, of each.
+
+        Args:
+            arguments: Files and folders that will be read.
+
+        Raises:
+            OSError: One of them cannot be used.
+            ValueError: One of them is inside an input folder, or an input is inside of it.
+        """
+        for folder in self.folders:
+            folder.prepare(arguments)
+
+    def draw(self, record: HasPath) -> None:
+        """Writes the pictures of a record; what fails in one folder does not stop the others.
+
+        Args:
+            record: Of one image.
+
+        Raises:
+            ValueError: What went wrong.
+        """
+        errors = []
+        for folder in self.folders:
+            try:
+                folder.draw(record)
+            except (OSError, ValueError) as error:
+                errors.append(str(error))
+        if errors:
+            raise ValueError("; ".join(errors))
 
 
 def picture_name(name: str) -> str:

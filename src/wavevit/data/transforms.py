@@ -5,6 +5,7 @@ An image is a PIL picture in RGB; a transformed one is a float32 tensor ``(3, H,
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,6 +51,24 @@ def eval_transform(
     )
     transform: Transform = Compose([_without_far_ends, *prepare.transforms])
     return transform
+
+
+def eval_view(
+    size: tuple[int, int], image_size: tuple[int, int], *, crop_pct: float
+) -> tuple[float, float, float, float]:
+    """Which part of a picture `eval_transform` shows: left, top, right, bottom in its pixels.
+
+    Args:
+        size: Width and height of the picture.
+        image_size: As of `eval_transform`: rows, columns.
+        crop_pct: As of `eval_transform`.
+    """
+    width, height = size
+    rows, columns = image_size
+    scale = min(height / math.floor(rows / crop_pct), width / math.floor(columns / crop_pct))
+    seen_width, seen_height = min(columns * scale, width), min(rows * scale, height)
+    left, top = (width - seen_width) / 2, (height - seen_height) / 2
+    return left, top, left + seen_width, top + seen_height
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:

@@ -56,8 +56,8 @@ def effective_receptive_field(
             )
         channels = int(getattr(network, "in_chans", 3))
         images = torch.randn(num_images, channels, *sides, generator=generator)
-    total = torch.zeros(images.shape[-2:], dtype=torch.float64)
     with differentiating(network), evaluating(network):
+        total = torch.zeros(images.shape[-2:], dtype=torch.float64)
         inputs = own_images(network, images)
         for one in inputs.split(1):  # one at a time: memory does not grow with their number
             one.requires_grad_()

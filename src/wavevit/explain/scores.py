@@ -27,7 +27,7 @@ def scores_of(model: nn.Module, images: Tensor, targets: Targets | None) -> Tens
         ValueError: Targets that are none of the model's, or another output than expected.
     """
     # A detector's own call takes no gradients.
-    output = (
+    output: Any = (
         model.detect(model.preprocess(list(images)))
         if isinstance(model, Detector)
         else model(images)
