@@ -115,8 +115,17 @@ def test_a_bad_file_gives_a_message_and_a_good_one_still_works(
         message.first.wait_for()
         message.first.get_by_role("button").first.click()
         page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
+        assert page.locator(".wv-row").count() == 0
     send(page, picture_file)
     page.locator(".wv-row").first.wait_for()
+    content, words = bad_files["cut.png"]
+    path = tmp_path / "cut.png"
+    path.write_bytes(content)
+    page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
+    send(page, path)
+    page.locator(".toast-body", has_text=words).first.wait_for()
+    page.locator(".wv-empty").wait_for()  # and not what the good one has given
+    assert page.locator(".wv-row").count() == 0
 
 
 def test_a_file_of_another_kind_is_refused_by_the_page(
