@@ -17,7 +17,8 @@ from wavevit.demo.markup import result_html
 from wavevit.demo.service import Service
 from wavevit.demo.subbands import draw_subbands, most_levels
 from wavevit.demo.uploads import UploadError, UploadFolder
-from wavevit.demo.where import METHODS, STAGES, Question, draw_heat, draw_where, has_class_token
+from wavevit.demo.where import METHODS, STAGES, Question, draw_where, has_class_token
+from wavevit.pictures.heat_maps import heat_overlay
 
 
 @pytest.fixture
@@ -160,20 +161,12 @@ def test_the_map_on_the_page_is_the_librarys_over_what_the_network_is_given(
     heat = wavevit.explain.class_token_attention(looker.classifier.model, images).mean(dim=1)[0]
     mean, std = (np.array(values) for values in (card.mean, card.std))
     seen = (images[0].permute(1, 2, 0).numpy() * std + mean).clip(0, 1) * 255
-    expected = draw_heat(Image.fromarray(np.rint(seen).astype(np.uint8)), heat.numpy())
     drawn = draw_where(looker, picture, Question("attention"))
+    image = Image.fromarray(np.rint(seen).astype(np.uint8))
+    image = image.resize(drawn.size, Image.Resampling.BICUBIC)
+    expected = heat_overlay(image, heat.numpy())
     difference = np.asarray(drawn, float) - np.asarray(expected, float)
     assert np.abs(difference).max() <= 2
-
-
-def test_heat_is_bright_where_the_map_is_large() -> None:
-    heat = np.zeros((4, 6), np.float32)
-    heat[1, 4] = 3.0
-    light = np.asarray(draw_heat(Image.new("RGB", (96, 64), "grey"), heat).convert("L"))
-    row, column = np.unravel_index(light.argmax(), light.shape)
-    assert (row * 4 // light.shape[0], column * 6 // light.shape[1]) == (1, 4)
-    nothing = draw_heat(Image.new("RGB", (96, 64), "grey"), np.zeros((4, 6), np.float32))
-    assert len(nothing.getcolors() or []) == 1
 
 
 def test_attention_is_offered_to_networks_with_a_class_token(

@@ -111,10 +111,9 @@ class _Choices:
         names = list(service.lookers)
         self.tab = gr.State("result")
         self.model = gr.Dropdown(
-            names,
+            [(f"{name} ({summaries[name]})", name) for name in names],
             value=names[0],
             label="Model",
-            info="; ".join(f"{name}: {line}" for name, line in summaries.items()),
             visible=len(names) > 1,
             filterable=False,
         )
@@ -165,7 +164,7 @@ def _result_tab(service: Service, chosen: _Choices) -> None:
         queue=False,
         api_visibility="private",
     )
-    gr.on(
+    done = gr.on(
         [chosen.picture.change, chosen.model.change, *(s.release for s in sliders)],
         look,
         [chosen.picture, chosen.model, *sliders],
@@ -174,6 +173,14 @@ def _result_tab(service: Service, chosen: _Choices) -> None:
         trigger_mode="always_last",
         show_progress_on=rows,
         api_name="look",
+    )
+    # What was seen in another picture would look like the result of this one.
+    done.failure(
+        lambda: [gr.update(value=None, visible=False), _EMPTY],
+        None,
+        [drawn, rows],
+        queue=False,
+        api_visibility="private",
     )
 
 
@@ -195,13 +202,15 @@ def _subbands_tab(service: Service, chosen: _Choices, tab: Any) -> None:
         return _told(lambda: _saved(service.subbands(path, count), service.folder))
 
     inputs = [chosen.picture, levels]
-    gr.on([tab.select, levels.release], split, inputs, [bands], api_name="subbands")
-    chosen.picture.change(
+    asked = gr.on([tab.select, levels.release], split, inputs, [bands], api_name="subbands")
+    changed = chosen.picture.change(
         lambda open_tab, *values: split(*values) if open_tab == "bands" else gr.skip(),
         [chosen.tab, *inputs],
         [bands],
         api_visibility="private",
     )
+    for event in (asked, changed):
+        event.failure(lambda: None, None, [bands], queue=False, api_visibility="private")
 
 
 def _where_tab(service: Service, chosen: _Choices, tab: Any) -> None:
@@ -238,7 +247,7 @@ def _where_tab(service: Service, chosen: _Choices, tab: Any) -> None:
         ]
 
     inputs = [chosen.picture, chosen.model, method, stage, target]
-    gr.on(
+    asked = gr.on(
         [tab.select, method.input, stage.input, target.input],
         explain,
         inputs,
@@ -249,7 +258,7 @@ def _where_tab(service: Service, chosen: _Choices, tab: Any) -> None:
     chosen.model.change(
         show, [chosen.model], [method, target], queue=False, api_visibility="private"
     )
-    gr.on(
+    changed = gr.on(
         [chosen.picture.change, chosen.model.change],
         # Of another network, or of another picture, other classes and objects are asked for.
         lambda open_tab, path, name: (
@@ -259,6 +268,8 @@ def _where_tab(service: Service, chosen: _Choices, tab: Any) -> None:
         [heat],
         api_visibility="private",
     )
+    for event in (asked, changed):
+        event.failure(lambda: None, None, [heat], queue=False, api_visibility="private")
 
 
 def _methods(looker: Looker) -> list[tuple[str, str]]:
@@ -296,7 +307,7 @@ def _told(work: Callable[[], _T]) -> _T:
     try:
         return work()
     except ValueError as error:
-        raise gr.Error(str(error), title="Not possible", print_exception=False) from error
+        raise gr.Error(str(error), print_exception=False) from error
 
 
 def _saved(picture: Image.Image, folder: UploadFolder) -> str:

@@ -1,6 +1,7 @@
 """Files that users send: kept in one private folder for a while, and read with suspicion."""
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -116,8 +117,9 @@ def read_upload(path: str, folder: UploadFolder, limits: Limits) -> Image.Image:
                 f"This picture has far more than the {limits.megapixels:g} megapixels that are the "
                 "most: send a smaller one."
             ) from error
+        reason = re.sub(r"\.? \(\w+\)$", "", error.reason)  # the kind of error is for programmers
         raise UploadError(
-            f"This file cannot be used: {error.reason}. Send a photo or drawing as JPEG, PNG, "
+            f"This file cannot be used: {reason}. Send a photo or drawing as JPEG, PNG, "
             "WebP, GIF, TIFF or BMP."
         ) from error
     except UploadError:

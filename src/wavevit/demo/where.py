@@ -6,16 +6,15 @@ Shape legend: H rows, W columns of what the network sees, h w those of a map.
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from wavevit.demo.looks import ClassLooker, LabelLooker, Looker, ObjectLooker, pixels_of
 from wavevit.explain import class_token_attention, grad_cam
 from wavevit.models.wave_vit import ClassAttentionBlock
+from wavevit.pictures.heat_maps import heat_overlay
 from wavevit.segmentation.segmenter import MIN_SIDE
 
 Method = Literal["grad-cam", "attention"]
@@ -23,10 +22,7 @@ METHODS: tuple[Method, ...] = ("grad-cam", "attention")
 STAGES = (-4, -3, -2, -1)
 """The last four stages; all of a pyramid, at strides 4, 8, 16 and 32."""
 
-_SHOWN = 512  # pixels of the longer side, at least
-# From cold to hot, by rising lightness: also without colours the brightest place is the hottest.
-_STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_HEAT = ((24, 15, 62), (114, 31, 129), (205, 64, 113), (253, 154, 106), (252, 253, 191))
+_SHOWN = 512  # pixels of the longer side, about, of what is smaller
 
 
 @dataclass(frozen=True)
@@ -76,26 +72,10 @@ def draw_where(looker: Looker, picture: Image.Image, question: Question) -> Imag
         heat = grad_cam(model, images, question.target, question.stage)[0]
     if not heat.isfinite().all():
         raise ValueError("The network's map is NaN or infinite here: there is nothing to show.")
-    return draw_heat(seen, heat.detach().cpu().float().numpy())
-
-
-def draw_heat(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """A greyer copy of an image, enlarged where it is small, with a map's colours over it.
-
-    Args:
-        image: RGB.
-        heat: (h, w), not negative; all zero leaves everything cold.
-    """
-    factor = max(1, round(_SHOWN / max(image.size)))
-    size = (image.width * factor, image.height * factor)
-    values = np.asarray(heat, np.float32) / max(float(heat.max()), 1e-12)
-    smooth = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
-    colors = np.stack([np.interp(smooth, _STOPS, channel) for channel in zip(*_HEAT, strict=True)])
-    pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), np.float32)
-    calm = 0.5 * pixels + 0.5 * pixels.mean(axis=2, keepdims=True)
-    share = (0.35 + 0.35 * smooth)[..., None]
-    mixed = calm * (1 - share) + colors.transpose(1, 2, 0) * share
-    return Image.fromarray(np.rint(mixed.clip(0, 255)).astype(np.uint8))
+    factor = max(1, round(_SHOWN / max(seen.size)))
+    size = (seen.width * factor, seen.height * factor)
+    enlarged = seen.resize(size, Image.Resampling.BICUBIC)
+    return heat_overlay(enlarged, heat.detach().cpu().float().numpy())
 
 
 def _given(looker: Looker, picture: Image.Image) -> tuple[nn.Module, Tensor, Image.Image]:
