@@ -23,6 +23,7 @@ ALLOWED = {
     "metrics": set(),
     "pictures": set(),
     "profiling": {"ops", "layers", "models"},
+    "export": {"ops", "layers", "models", "detection", "segmentation"},
     "training": {
         "ops",
         "layers",
@@ -43,6 +44,7 @@ ALLOWED = {
         "metrics",
         "pictures",
         "profiling",
+        "export",
         "training",
     },
 }

@@ -16,6 +16,7 @@ COMMANDS = {
     "train segmentation": ("train_segmentation", "train a segmenter on images with masks"),
     "evaluate": ("evaluate", "measure a model on a data set"),
     "predict": ("predict", "run a model on images"),
+    "export": ("export", "write a model as ONNX, OpenVINO, or a compiled or portable package"),
     "benchmark": ("benchmark", "measure how fast models run here, side by side"),
     "convert": ("convert", "rewrite an official checkpoint as a model file"),
     "check-data": ("check_data", "read a data set once and list what is wrong with it"),
