@@ -25,6 +25,7 @@ ALLOWED = {
     "pictures": set(),
     "profiling": {"ops", "layers", "models"},
     "hub": {"ops", "layers", "models", "detection", "segmentation", "pictures"},
+    "export": {"ops", "layers", "models", "detection", "segmentation"},
     "training": {
         "ops",
         "layers",
@@ -47,6 +48,7 @@ ALLOWED = {
         "pictures",
         "profiling",
         "hub",
+        "export",
         "training",
         "demo",
     },

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wavevit  # noqa: F401 - registers the models
-from wavevit.models.runtimes import num_streams, prepare, with_runtime
+from wavevit.models.openvino_graphs import num_streams
+from wavevit.models.runtimes import prepare, with_runtime
 
 
 def needs_openvino(test: Any) -> Any:

@@ -7,7 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wavevit.cli.exported import exported_model
 from wavevit.cli.inference import Device, find_device
+from wavevit.detection.card import TASK, DetectorCard
+from wavevit.detection.detector import Detector
 from wavevit.detection.inference import DetectionPredictor, FoundObjects, PreparedImage
 from wavevit.detection.tiling import TiledPredictor
 from wavevit.models.picture_input import Precision
@@ -22,10 +25,10 @@ def load_predictor(
     precision: Precision,
     score_threshold: float = 0.0,
 ) -> DetectionPredictor:
-    """A detector of a model file or a run directory; tried out on one picture.
+    """A detector of a model file, a run directory or an export; tried out on one picture.
 
     Args:
-        checkpoint: Model file or run directory.
+        checkpoint: Model file, run directory or exported model.
         device: "auto" takes CUDA where there is some.
         precision: Of the network's inside.
         score_threshold: Objects of a lower score are left out.
@@ -34,10 +37,18 @@ def load_predictor(
         FileNotFoundError: No such file.
         ValueError: No CUDA, a file of something else, or a network that does not run here.
     """
-    place = find_device(device)
-    predictor = DetectionPredictor.load(
-        checkpoint, device=place, precision=precision, score_threshold=score_threshold
-    )
+    exported = exported_model(checkpoint, task=TASK, device=device, precision=precision)
+    place = find_device(device) if exported is None else exported.device
+    if exported is None:
+        predictor = DetectionPredictor.load(
+            checkpoint, device=place, precision=precision, score_threshold=score_threshold
+        )
+    else:
+        assert isinstance(exported.model, Detector)
+        assert isinstance(exported.card, DetectorCard)
+        predictor = DetectionPredictor(
+            exported.model, exported.card, device=place, score_threshold=score_threshold
+        )
     try:
         predictor.detect([torch.zeros(3, *_TRIAL_SIZE)])
     except torch.OutOfMemoryError:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wavevit.cli.exported import check_eager, exported_model
 from wavevit.data.transforms import Transform, eval_transform
 from wavevit.models.card import ModelCard, create_model
 from wavevit.models.runtimes import Forward, Runtime, prepare, with_runtime
@@ -83,10 +84,11 @@ def load_classifier(
     num_classes: int | None = None,
     runtime: Runtime = "eager",
 ) -> Classifier:
-    """A classifier of a model file, a run directory, or plain weights; tried out on one image.
+    """A classifier of a model file, a run directory, an export or plain weights; tried out.
 
     Args:
-        checkpoint: Model file or run directory; with `model`, any file with weights.
+        checkpoint: Model file, run directory or exported model; with `model`, any file with
+            weights.
         device: "auto" takes CUDA where there is some.
         precision: Of the network's inside.
         image_size: Rows and columns of the input instead of the model file's, pixels.
@@ -99,8 +101,15 @@ def load_classifier(
         ValueError: No CUDA, a runtime that does not run here, weights that do not fit or lack the
             classifier, or a network that does not take such images.
     """
-    place = find_device(device)
-    if model is None:
+    exported = exported_model(checkpoint, task="classification", device=device, precision=precision)
+    place = find_device(device) if exported is None else exported.device
+    if exported is not None:
+        if model is not None or num_classes is not None:
+            raise ValueError("an exported model knows its network; leave out --model")
+        check_eager(checkpoint, runtime)
+        assert isinstance(exported.card, ModelCard)
+        network, card = exported.model, exported.card
+    elif model is None:
         if num_classes is not None:
             raise ValueError("--num-classes goes with --model NAME; a model file knows its classes")
         network, card = load_model(checkpoint)

@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure a model on a data set"),
     "predict": ("predict", "run a model on images"),
     "demo": ("demo", "serve a page on which pictures show what models see"),
+    "export": ("export", "write a model as ONNX, OpenVINO, or a compiled or portable package"),
     "benchmark": ("benchmark", "measure how fast models run here, side by side"),
     "convert": ("convert", "rewrite an official checkpoint as a model file"),
     "hub-folder": ("hub_folder", "write a model and its card as a folder for Hugging Face's hub"),

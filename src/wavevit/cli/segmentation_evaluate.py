@@ -106,11 +106,13 @@ def evaluate_segmenter(
     from wavevit.cli import evaluation_files, segmentation_evaluation_files
     from wavevit.cli.counter import counter
     from wavevit.cli.memory import out_of_memory_explained
-    from wavevit.cli.segmentation_inference import LESS_MEMORY, load_predictor
+    from wavevit.cli.segmentation_inference import (
+        LESS_MEMORY,
+        load_predictor,
+        trained_short_edge,
+    )
     from wavevit.data.segmentation.layouts import PairPattern
     from wavevit.data.segmentation.masks import LabelRule
-    from wavevit.models.card import model_file
-    from wavevit.segmentation.card import read_segmenter_card
 
     check_loading(batch_size, num_workers)
     with processes(device) as fabric:
@@ -141,7 +143,7 @@ def evaluate_segmenter(
                     card.ignore_index if ignore_index is None else ignore_index,
                     card.reduce_zero_label if reduce_zero_label is None else reduce_zero_label,
                 ),
-                image_size=read_segmenter_card(model_file(checkpoint)).short_edge,
+                image_size=trained_short_edge(checkpoint),
                 val_fraction=val_fraction,
                 split_seed=split_seed,
             )

@@ -5,11 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from wavevit.cli.exported import exported_model
 from wavevit.cli.inference import Device, find_device
 from wavevit.data.segmentation.palette import class_palette
+from wavevit.export.archive import export_folder, read_manifest
+from wavevit.models.card import card_from, model_file
 from wavevit.models.picture_input import Precision
-from wavevit.segmentation.card import load_segmenter
+from wavevit.segmentation.card import TASK, SegmenterCard, load_segmenter, read_segmenter_card
 from wavevit.segmentation.inference import SegmentationPredictor
 from wavevit.segmentation.sliding_window import SlidingWindow
 from wavevit.segmentation.test_time import TestTimeAugmentation
@@ -32,10 +36,10 @@ def load_predictor(
     batch_size: int = 1,
     with_confidence: bool = False,
 ) -> SegmentationPredictor:
-    """A segmenter of a model file or a run directory; tried out on one picture.
+    """A segmenter of a model file, a run directory or an export; tried out on one picture.
 
     Args:
-        checkpoint: Model file or run directory.
+        checkpoint: Model file, run directory or exported model.
         device: "auto" takes CUDA where there is some.
         precision: Of the network's inside.
         window: Side of sliding windows, pixels; None sees pictures as a whole.
@@ -62,8 +66,14 @@ def load_predictor(
     augmentation = None
     if flip or list(scales) != [1.0]:
         augmentation = TestTimeAugmentation(tuple(scales), flip)
-    place = find_device(device)
-    segmenter, card = load_segmenter(checkpoint)
+    exported = exported_model(checkpoint, task=TASK, device=device, precision=precision)
+    place = find_device(device) if exported is None else exported.device
+    segmenter: nn.Module
+    if exported is None:
+        segmenter, card = load_segmenter(checkpoint)
+    else:
+        assert isinstance(exported.card, SegmenterCard)
+        segmenter, card = exported.model, exported.card
     if not card.palette:
         card = replace(card, palette=class_palette(card.class_names))
     if short_edge is not None:
@@ -90,3 +100,19 @@ def load_predictor(
             f"{reason}"
         ) from error
     return predictor
+
+
+def trained_short_edge(checkpoint: Path) -> int:
+    """The length that the shorter side of a segmenter's images had in training, pixels.
+
+    Args:
+        checkpoint: Model file, run directory or exported model.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A file of something else.
+    """
+    folder = export_folder(checkpoint)
+    if folder is None:
+        return read_segmenter_card(model_file(checkpoint)).short_edge
+    return card_from(SegmenterCard, read_manifest(folder).card, folder).short_edge

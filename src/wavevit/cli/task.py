@@ -17,13 +17,18 @@ def task_of(checkpoint: Path) -> str:
     Whatever is no model file counts as a classifier's: loading one explains what is wrong with it.
 
     Args:
-        checkpoint: Model file, or run directory with a best.safetensors.
+        checkpoint: Model file, run directory with a best.safetensors, or exported model.
 
     Raises:
         FileNotFoundError: There is none.
+        ValueError: An exported model that cannot be read.
     """
+    from wavevit.export.archive import export_folder, read_manifest
     from wavevit.models.card import model_file, read_card_values
 
+    exported = export_folder(checkpoint)
+    if exported is not None:
+        return read_manifest(exported).task
     path = model_file(checkpoint)
     if not path.exists():
         raise FileNotFoundError(f"--checkpoint: expected a model file, but {path} does not exist")

@@ -90,13 +90,18 @@ def finite_outputs(detector: Detector) -> Iterator[FiniteOutputs]:
         for module in child if isinstance(child, nn.ModuleList) else [child]:
             if isinstance(module, RoIPooling):
                 handles.append(module.register_forward_hook(watch.look_at_regions))
-            elif module is not detector.network and next(module.parameters(), None) is not None:
+            elif module is not detector.network and _has_weights(module):
                 handles.append(module.register_forward_hook(watch.look_at_head))
     try:
         yield watch
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether it computes with weights, be they in an exported file."""
+    return hasattr(module, "stands_for_weights") or next(module.parameters(), None) is not None
 
 
 def _is_bad(tensor: Tensor) -> Tensor:

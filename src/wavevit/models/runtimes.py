@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from wavevit.models.folding import fuse
+from wavevit.models.openvino_graphs import OpenVinoForms, converted
 
 Runtime: TypeAlias = Literal["eager", "compiled", "cuda-graphs", "openvino"]
 RUNTIMES: tuple[str, ...] = get_args(Runtime)
@@ -124,50 +125,19 @@ class _Compiled:
 
 
 class _OpenVino:
-    """Runs a network with OpenVINO, one compiled form per shape of the input.
-
-    fp32 throughout: by itself OpenVINO takes bf16 on processors that have it.
-    """
+    """Runs a network with OpenVINO, one compiled form per shape of the input."""
 
     def __init__(self, model: nn.Module) -> None:
         try:
-            import openvino
-            from openvino import frontend
+            self._forms = OpenVinoForms(self._convert)
         except ImportError as error:
-            raise ImportError(
-                'runtime "openvino" needs OpenVINO: pip install "wavevit[export]"'
-            ) from error
-        self._openvino, self._frontend = openvino, frontend
+            raise ImportError(f'runtime "openvino" needs {error}') from error
         self._model = model
-        self._requests: dict[torch.Size, list[Any]] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.dtype != torch.float32:
             raise ValueError(f'runtime "openvino" takes float32 images, got {images.dtype}')
-        if images.shape not in self._requests:
-            self._requests[images.shape] = self._compile(images)
-        requests = self._requests[images.shape]
-        parts = images.detach().contiguous().chunk(len(requests))
-        for request, part in zip(requests, parts, strict=True):
-            request.start_async({0: part.numpy()}, share_inputs=True)
-        for request in requests:
-            request.wait()
-        outputs = [torch.from_numpy(request.get_output_tensor(0).data) for request in requests]
-        return torch.cat(outputs)  # a copy: the requests write there again
-
-    def _compile(self, images: Tensor) -> list[Any]:
-        """Requests that share the batch, each with threads of its own."""
-        graph = self._convert(images)
-        threads = torch.get_num_threads()
-        streams = num_streams(len(images), threads)
-        graph.reshape([len(images) // streams, *images.shape[1:]])
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": streams,
-        }
-        compiled = self._openvino.Core().compile_model(graph, "CPU", settings)
-        return [compiled.create_infer_request() for _ in range(streams)]
+        return self._forms(images)[0]
 
     def _convert(self, images: Tensor) -> Any:
         # Of two images and any batch, even where one is to be run: in a graph of one image
@@ -192,23 +162,6 @@ class _OpenVino:
                     f'({str(error).strip().splitlines()[0]}); use "compiled" or "eager"'
                 ) from error
         try:
-            return self._openvino.convert_model(program)
-        except (self._frontend.OpConversionFailure, self._frontend.GeneralFailure) as error:
-            reason = str(error).strip().split("\n")[-1].lstrip("- ")
-            raise ValueError(
-                f'OpenVINO cannot take the network ({reason}); use "compiled" or "eager"'
-            ) from error
-
-
-def num_streams(batch: int, threads: int) -> int:
-    """Into how many equal parts a batch goes that run side by side, each on a share of the threads.
-
-    Less waiting for one another: 4 % more images per second from two threads. Parts of less than
-    four images would lose more than that.
-
-    Args:
-        batch: Images.
-        threads: Of the processor.
-    """
-    fits = (n for n in range(threads, 1, -1) if batch % n == 0 and batch // n >= 4)
-    return next(fits, 1)
+            return converted(program)
+        except ValueError as error:
+            raise ValueError(f'{error}; use "compiled" or "eager"') from error
