@@ -26,6 +26,17 @@ ALLOWED = {
     "profiling": {"ops", "layers", "models"},
     "hub": {"ops", "layers", "models", "detection", "segmentation", "pictures"},
     "export": {"ops", "layers", "models", "detection", "segmentation"},
+    "demo": {
+        "ops",
+        "layers",
+        "models",
+        "detection",
+        "segmentation",
+        "explain",
+        "data",
+        "metrics",
+        "pictures",
+    },
     "training": {
         "ops",
         "layers",
