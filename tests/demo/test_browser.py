@@ -141,7 +141,10 @@ def test_a_file_of_another_kind_is_refused_by_the_page(
 def test_the_camera_takes_a_picture(page: Any) -> None:
     page.get_by_label("Capture from camera").or_(page.get_by_label("Webcam")).first.click()
     page.get_by_text("Click to Access Webcam").click()
-    page.locator("#picture video").wait_for()
+    page.wait_for_function(
+        "() => { const v = document.querySelector('#picture video');"
+        " return v && v.readyState >= 2 && v.videoWidth > 0 && !v.paused; }"
+    )
     page.get_by_label(re.compile("capture photo|record", re.IGNORECASE)).first.click()
     page.locator(".wv-row").first.wait_for()
 
