@@ -162,6 +162,17 @@ def test_nothing_is_overwritten_and_options_without_effect_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_a_classifier_of_the_smallest_images_takes_those(
+    save_classifier: Callable[..., Path], images: Path, tmp_path: Path
+) -> None:
+    """Its last map is one cell, and torch exports no map of both one cell and more."""
+    path = save_classifier(tmp_path / "m.safetensors", "wavevit_test", NAMES, image_size=(32, 32))
+    assert export(path, tmp_path / "x", "--check", images) == 0
+    shapes = json.loads((tmp_path / "x/export.json").read_text())["parts"][0]["shapes"]
+    assert shapes == [["batch", 3, 32, 32]]
+
+
 def test_a_format_without_its_compiler_is_refused_before_any_work(
     checkpoint: Path,
     tmp_path: Path,

@@ -26,7 +26,7 @@ _PAGE_TASKS = {
     "segmentation": "segmentation",
 }
 # What takes long, for its processes, its compilers or its data.
-_LAUNCHERS_AND_COMPILERS = ("torchrun ", "--runtime ", "wavevit benchmark")
+_LAUNCHERS_AND_COMPILERS = ("torchrun ", "--runtime ", "wavevit benchmark", "wavevit export")
 _SLOW = (*_LAUNCHERS_AND_COMPILERS, "--trainer.compile", "--output runs/quick-start")
 _SLOW_PAGES = ("reproducing-the-paper",)  # a run for every row of the paper
 

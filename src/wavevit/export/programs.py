@@ -45,11 +45,17 @@ def program_of(module: nn.Module, part: Part, image_size: tuple[int, int]) -> Pr
         ValueError: torch cannot export the network with a batch of any size.
     """
     flat = Flat(module, part.outputs).eval()
+    is_classifier = not part.path
     try:
-        return _program(flat, part)
+        program = _program(flat, part)
     except _REFUSALS as error:
-        if "height" not in part.axes[0].values() or part.path:
+        if not is_classifier:
             raise ValueError(_reason(error)) from error
+    else:
+        sides = zip(("height", "width"), image_size, strict=True)
+        # A program for maps of two rows and more does not take what a small network is made for.
+        if not is_classifier or all(program.least.get(name, 1) <= side for name, side in sides):
+            return program
     try:
         return _program(flat, with_fixed_size(part, image_size))
     except _REFUSALS as error:
