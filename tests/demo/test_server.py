@@ -16,6 +16,8 @@ from PIL import Image
 
 httpx = pytest.importorskip("httpx", reason="needs wavevit[demo]")
 
+pytestmark = pytest.mark.slow
+
 API = "/gradio_api"
 USERS = 20
 SLOW = Path(__file__).with_name("slow_server.py")

@@ -25,10 +25,8 @@ _PAGE_TASKS = {
     "migrating-from-mmsegmentation": "segmentation",
     "segmentation": "segmentation",
 }
-# What takes long, for its processes, its compilers or its data.
+# What leaves threads behind, for its processes or its compilers.
 _LAUNCHERS_AND_COMPILERS = ("torchrun ", "--runtime ", "wavevit benchmark", "wavevit export")
-_SLOW = (*_LAUNCHERS_AND_COMPILERS, "--trainer.compile", "--output runs/quick-start")
-_SLOW_PAGES = ("reproducing-the-paper",)  # a run for every row of the paper
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,6 @@ class Block:
         """The task that its commands are about."""
         named = re.search(r"wavevit train (\w+)", self.text)
         return named[1] if named else _PAGE_TASKS.get(self.page, "classification")
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether it takes more than some seconds."""
-        return self.page in _SLOW_PAGES or any(part in self.text for part in _SLOW)
 
     @property
     def needs_processes(self) -> bool:

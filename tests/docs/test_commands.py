@@ -136,14 +136,10 @@ def run_line(words: list[str], sandbox: Sandbox, apart: bool) -> None:
         pytest.fail(f"cannot run {words[0]!r} here: mark the block, or teach this test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("block", "sandbox"),
-    [
-        pytest.param(
-            block, block.task, id=block.name, marks=[pytest.mark.slow] if block.is_slow else []
-        )
-        for block in RUN
-    ],
+    [pytest.param(block, block.task, id=block.name) for block in RUN],
     indirect=["sandbox"],
 )
 def test_every_command_of_a_block_runs(block: Block, sandbox: Sandbox) -> None:

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 9), (33, 48), (65, 97)])
 def test_unpool_is_the_exact_inverse_of_pool(

@@ -10,6 +10,8 @@ import pytest
 
 from wavevit.hub.folder import save_hub_folder
 
+pytestmark = pytest.mark.slow
+
 
 def test_timm_and_wavevit_agree_and_the_whole_folder_is_uploaded(
     tmp_path: Path, load_example: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch

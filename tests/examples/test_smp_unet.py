@@ -9,6 +9,8 @@ import torch
 
 smp = pytest.importorskip("segmentation_models_pytorch", reason='pip install "wavevit[examples]"')
 
+pytestmark = pytest.mark.slow
+
 # Encoders that start at stride 4 get a map of no channels at stride 2, which torch remarks on.
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
 

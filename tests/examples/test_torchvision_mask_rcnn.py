@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from types import ModuleType
 
+import pytest
 import timm
 import torch
 
 from wavevit.data.detection.shapes import DetectionShapes
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_maps_below_the_fpn_are_those_of_timm(

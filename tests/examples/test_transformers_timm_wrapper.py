@@ -14,6 +14,8 @@ from wavevit.models.weights import load_model
 
 transformers = pytest.importorskip("transformers", reason='pip install "wavevit[examples]"')
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path, load_example: Callable[[str], ModuleType]) -> Path:
