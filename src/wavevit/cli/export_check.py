@@ -4,7 +4,7 @@ Legend: B images, H W rows and columns of one.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,18 @@ from wavevit.data.images import load_image
 from wavevit.detection.inference import DetectionPredictor
 from wavevit.export.checking import (
     Comparison,
+    compare_int8,
     compare_labels,
     compare_logits,
     compare_objects,
 )
 from wavevit.export.exporting import AnyCard
+from wavevit.export.quantization import CALIBRATION_IMAGES
+from wavevit.profiling.timing import Summary, device_name, paired_ratio, time_in_turns
 from wavevit.segmentation.inference import SegmentationPredictor
+
+
+SPEED_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -101,13 +107,16 @@ def load_subject(
     raise ValueError(f"expected a classifier, detector or segmenter, got a model for {task}")
 
 
-def compare(eager: Subject, exported: Subject, images: Sequence[str]) -> Comparison:
+def compare(
+    eager: Subject, exported: Subject, images: Sequence[str], *, int8: bool = False
+) -> Comparison:
     """How far the predictions for some images are apart.
 
     Args:
         eager: The model.
         exported: Its export.
         images: Files, folders or patterns.
+        int8: Whether the export is one in int8, of a classifier.
 
     Raises:
         FileNotFoundError: An image is missing.
@@ -115,11 +124,7 @@ def compare(eager: Subject, exported: Subject, images: Sequence[str]) -> Compari
     """
     ours, theirs = eager.predictor, exported.predictor
     if isinstance(ours, Classifier) and isinstance(theirs, Classifier):
-        # The input of both is the same, that of the model, whatever --image-size the export has.
-        theirs = replace(theirs, card=ours.card)
-        batches = [ours.transform()(picture)[None] for picture in _pictures(images)]
-        logits = [torch.cat([each.logits(one) for one in batches]) for each in (ours, theirs)]
-        return compare_logits(*logits)
+        return _compare_classifiers(ours, theirs, images, int8=int8)
     if isinstance(ours, DetectionPredictor) and isinstance(theirs, DetectionPredictor):
         pairs = [(ours([pixels])[0], theirs([pixels])[0]) for pixels in _pixels(images)]
         limits = _limits(ours.detector)
@@ -131,6 +136,67 @@ def compare(eager: Subject, exported: Subject, images: Sequence[str]) -> Compari
         for pixels in _pixels(images)
     ]
     return compare_labels([a for a, _ in seen], [b for _, b in seen])
+
+
+def _compare_classifiers(
+    ours: Classifier, theirs: Classifier, images: Sequence[str], *, int8: bool
+) -> Comparison:
+    names = {name: index for index, name in enumerate(ours.card.class_names)}
+    transform = ours.transform()
+    labels: list[int | None] = []
+    logits: list[list[Tensor]] = [[], []]
+    for path in iter_paths(images):
+        pixels = transform(load_image(path))[None]
+        labels.append(names.get(Path(path).absolute().parent.name))
+        for each, of_model in zip((ours, theirs), logits, strict=True):
+            of_model.append(each.logits(pixels))
+    eager, exported = (torch.cat(of_model) for of_model in logits)
+    if not int8:
+        return compare_logits(eager, exported)
+    known = [label for label in labels if label is not None]
+    truth = torch.tensor(known) if len(known) == len(labels) else None
+    return compare_int8(eager, exported, truth)
+
+
+def calibration_images(subject: Subject, images: Sequence[str]) -> list[Tensor]:
+    """Normalised ``(1, 3, H, W)`` images for int8, spread over all that are named.
+
+    Args:
+        subject: A classifier.
+        images: Files, folders or patterns.
+
+    Raises:
+        ValueError: Not a classifier.
+    """
+    classifier = subject.predictor
+    if not isinstance(classifier, Classifier):
+        raise ValueError(f"--int8 is for classifiers, got a model for {subject.card.task}")
+    paths = list(iter_paths(images))
+    count = min(len(paths), CALIBRATION_IMAGES)
+    transform = classifier.transform()
+    chosen = [paths[i * len(paths) // count] for i in range(count)]
+    return [transform(load_image(path))[None] for path in chosen]
+
+
+def speed(eager: Subject, exported: Subject) -> str:
+    """How long one image takes both classifiers, in turns, as one line.
+
+    Args:
+        eager: The model.
+        exported: Its export.
+    """
+    ours, theirs = eager.predictor, exported.predictor
+    assert isinstance(ours, Classifier)
+    assert isinstance(theirs, Classifier)
+    image = torch.zeros(1, 3, *ours.card.image_size)
+    calls = {"eager": lambda: ours.logits(image), "exported": lambda: theirs.logits(image)}
+    seconds = time_in_turns(calls, rounds=SPEED_ROUNDS, device="cpu")
+    before, after = (1e3 * Summary.of(seconds[name]).median for name in calls)
+    ratio = paired_ratio(seconds["exported"], seconds["eager"])
+    return (
+        f"one image: {before:.1f} ms eager, {after:.1f} ms exported, {ratio:.2f} times as long "
+        f"({device_name('cpu')}, {SPEED_ROUNDS} rounds in turns)"
+    )
 
 
 def _limits(detector: nn.Module) -> tuple[float, int]:

@@ -15,6 +15,7 @@ from wavevit.segmentation.inference import LabelledPicture
 LOGIT_TOLERANCE = 1e-3
 SCORE_TOLERANCE = 1e-3
 BOX_TOLERANCE = 0.5  # pixels of the image
+LEAST_AGREEMENT = 0.97  # share of images with the same best class in int8
 LEAST_PIXELS = 0.999  # share that has the same label, or is in the same masks
 
 
@@ -54,6 +55,26 @@ def compare_logits(eager: Tensor, exported: Tensor) -> Comparison:
     )
     passed = same == len(eager) and worst <= LOGIT_TOLERANCE
     return Comparison(passed, text, {"images": len(eager), "same": same, "largest": worst})
+
+
+def compare_int8(eager: Tensor, exported: Tensor, labels: Tensor | None) -> Comparison:
+    """Classifiers in int8: the same best class on 97 % of the images.
+
+    Args:
+        eager: Logits ``(B, K)`` of the network.
+        exported: Of the exported one.
+        labels: int64 ``(B,)`` true classes, or None if they are not known.
+    """
+    best = [logits.argmax(dim=1) for logits in (eager, exported)]
+    agreement = float((best[0] == best[1]).double().mean())
+    text = f"same top-1 on {100 * agreement:.2f} % of {len(eager)} images"
+    numbers = {"images": float(len(eager)), "agreement": agreement}
+    if labels is not None:
+        before, after = (float((found == labels).double().mean()) for found in best)
+        text += f", accuracy {100 * before:.2f} % before and {100 * after:.2f} % after"
+        numbers |= {"before": before, "after": after}
+    text += f" (bar: {100 * LEAST_AGREEMENT:.0f} % the same)"
+    return Comparison(agreement >= LEAST_AGREEMENT, text, numbers)
 
 
 def compare_objects(

@@ -1,12 +1,12 @@
 """A model written as an exported folder."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from wavevit.detection.card import DetectorCard
 from wavevit.detection.detector import Detector
@@ -17,9 +17,10 @@ from wavevit.export.archive import (
     new_folder,
     write_manifest,
 )
-from wavevit.export.formats import check_format, write
+from wavevit.export.formats import MAIN_ENDING, check_format, write
 from wavevit.export.parts import parts_of
 from wavevit.export.programs import program_of
+from wavevit.export.quantization import quantize
 from wavevit.models.card import ModelCard
 from wavevit.models.runtimes import prepare
 from wavevit.segmentation.card import SegmenterCard
@@ -46,6 +47,7 @@ def export_model(
     folder: Path,
     form: str,
     *,
+    calibration: Iterable[Tensor] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Writes a model as a new folder of files for a runtime.
@@ -55,6 +57,7 @@ def export_model(
         card: Its card.
         folder: To be made.
         form: "onnx", "torch", "aotinductor" or "openvino".
+        calibration: For int8: normalised images ``(B, 3, H, W)`` as a classifier sees them in use.
         say: Takes a line for each part that is done.
 
     Returns:
@@ -63,8 +66,13 @@ def export_model(
     Raises:
         FileExistsError: The folder exists.
         FileNotFoundError: The folder that it is to be in does not.
-        ValueError: The format cannot be written here, or cannot express the network.
+        ValueError: The format cannot be written here, or cannot express the network; int8 is asked
+            for of something else than a classifier in ONNX.
     """
+    if calibration is not None and (form != "onnx" or not isinstance(card, ModelCard)):
+        raise ValueError(
+            f"int8 is for classifiers in the format onnx, got a model for {card.task} and {form}"
+        )
     device = next(model.parameters()).device.type
     check_format(form, device)
     size = card.image_size if isinstance(card, ModelCard) else (0, 0)
@@ -77,6 +85,9 @@ def export_model(
             write(program, form, partial, metadata)
             written.append(ExportedPart.of(program))
             say(summary(written[-1]))
+            if calibration is not None:
+                file = partial / (part.name + MAIN_ENDING[form])
+                say(f"{part.name}: {quantize(file, calibration)} products in int8")
         inside = tuple(f"{part.path}." if part.path else "" for part in written)
         rest = {
             name: tensor.detach().cpu().contiguous()
@@ -85,7 +96,14 @@ def export_model(
         }
         if rest:
             save_file(rest, partial / REST)
-        manifest = Manifest(form, card.task, asdict(card), written, device)
+        manifest = Manifest(
+            form,
+            card.task,
+            asdict(card),
+            written,
+            device,
+            precision="fp32" if calibration is None else "int8",
+        )
         write_manifest(partial, manifest)
     return Exported(folder, manifest)
 
