@@ -168,6 +168,41 @@ def test_a_classifier_of_the_smallest_images_takes_those(
     assert part.shapes == [["batch", 3, 32, 32]]
 
 
+@pytest.mark.slow
+def test_int8_is_calibrated_checked_and_much_smaller(
+    exported: Path,
+    checkpoint: Path,
+    images: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "int8"
+    words = ["--checkpoint", str(checkpoint), "--output", str(folder), "--int8"]
+    # Twice the same pictures: the toy's weights are random, so only the words of the check count.
+    code = main(["export", *words, "--calibration", *images, "--check", *images])
+    said = capsys.readouterr().out
+    assert code == (0 if "check passed" in said else 1)
+    assert "of 2 images" in said
+    assert "times as long" in said
+    assert load_exported(folder).manifest.precision == "int8"
+    before, after = ((each / "network.onnx").stat().st_size for each in (exported, folder))
+    assert after < 0.8 * before
+    ours, theirs = (load_exported(each).model for each in (exported, folder))
+    pixels = torch.randn(2, 3, 64, 64)
+    error = (ours(pixels) - theirs(pixels)).abs().mean() / ours(pixels).abs().mean()
+    assert 0 < error < 0.2
+
+
+def test_int8_without_images_or_for_another_format_is_one_line(
+    checkpoint: Path, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("export", "--checkpoint", checkpoint, "--output", tmp_path / "x")
+    assert "go together" in refused(capsys, *words, "--int8")
+    assert "go together" in refused(capsys, *words, "--calibration", *images)
+    other = ("--int8", "--calibration", *images, "--format", "torch")
+    assert "is for --format onnx" in refused(capsys, *words, *other)
+
+
 @pytest.mark.slow  # OpenVINO's threads do not outlive a later test's fork; compiling takes minutes
 @pytest.mark.parametrize("form", ["torch", "openvino", "aotinductor"])
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])

@@ -31,7 +31,6 @@ from wavevit.export.quantization import CALIBRATION_IMAGES
 from wavevit.profiling.timing import Summary, device_name, paired_ratio, time_in_turns
 from wavevit.segmentation.inference import SegmentationPredictor
 
-
 SPEED_ROUNDS = 20
 
 
