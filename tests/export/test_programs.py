@@ -60,5 +60,5 @@ def test_a_network_for_one_size_is_exported_for_that_size() -> None:
 
 
 def test_a_network_for_one_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"with batches of any size: the batch has to be 2"):
+    with pytest.raises(ValueError, match=r"for any batch and size: the batch has to be 2"):
         program(OneBatch())
