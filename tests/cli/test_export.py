@@ -219,7 +219,9 @@ def test_every_format_passes_its_own_check(
     if form == "openvino":
         pytest.importorskip("openvino")
     if task == "detection":
-        checkpoint = save_detector(tmp_path / "m.safetensors", "mask_rcnn")
+        checkpoint = save_detector(
+            tmp_path / "m.safetensors", "mask_rcnn", short_edge=160, long_edge=224
+        )
     elif task == "segmentation":
         checkpoint = save_segmenter(tmp_path / "m.safetensors")
     words = ["--checkpoint", checkpoint, "--output", tmp_path / "out", "--format", form]

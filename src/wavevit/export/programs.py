@@ -67,7 +67,7 @@ _REFUSALS = (RuntimeError, ValueError, AssertionError, torch._dynamo.exc.TorchDy
 
 def _reason(error: Exception) -> str:
     first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"torch.export does not take the network with batches of any size: {first}"
+    return f"torch.export does not take the network for any batch and size: {first}"
 
 
 def _program(flat: Flat, part: Part) -> Program:
@@ -87,7 +87,8 @@ def _program(flat: Flat, part: Part) -> Program:
     for value, example, of_input in zip(values, part.example, part.axes, strict=True):
         shape: list[int | str] = []
         for axis, length in enumerate(value.shape):
-            if not isinstance(length, torch.SymInt):
+            # A symbol that has turned out to be a number is still a SymInt.
+            if not isinstance(length, torch.SymInt) or length.node.maybe_as_int() is not None:
                 if axis in of_input:
                     raise ValueError(f"the {of_input[axis]} has to be {length}")
                 shape.append(int(length))
