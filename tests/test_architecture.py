@@ -12,57 +12,25 @@ SOURCE = ROOT / "src" / "wavevit"
 
 # Modules outside the rooms, which import nothing of ours and which every room may import.
 BELOW_ALL = {"files"}
+NETWORKS = {"ops", "layers", "models", "detection", "segmentation"}
+IN_USE = NETWORKS | {"data", "metrics", "pictures"}
 # A room may import these, and itself.
-ALLOWED = {
+ALLOWED: dict[str, set[str]] = {
     "ops": set(),
     "layers": {"ops"},
     "models": {"ops", "layers"},
     "data": set(),
     "detection": {"ops", "layers", "models"},
     "segmentation": {"ops", "layers", "models"},
-    "explain": {"ops", "layers", "models", "detection", "segmentation"},
+    "explain": NETWORKS,
     "metrics": set(),
     "pictures": set(),
     "profiling": {"ops", "layers", "models"},
-    "hub": {"ops", "layers", "models", "detection", "segmentation", "pictures"},
-    "export": {"ops", "layers", "models", "detection", "segmentation"},
-    "demo": {
-        "ops",
-        "layers",
-        "models",
-        "detection",
-        "segmentation",
-        "explain",
-        "data",
-        "metrics",
-        "pictures",
-    },
-    "training": {
-        "ops",
-        "layers",
-        "models",
-        "detection",
-        "segmentation",
-        "data",
-        "metrics",
-        "pictures",
-    },
-    "cli": {
-        "ops",
-        "layers",
-        "models",
-        "detection",
-        "segmentation",
-        "explain",
-        "data",
-        "metrics",
-        "pictures",
-        "profiling",
-        "hub",
-        "export",
-        "training",
-        "demo",
-    },
+    "hub": NETWORKS | {"pictures"},
+    "export": NETWORKS,
+    "demo": IN_USE | {"explain"},
+    "training": IN_USE,
+    "cli": IN_USE | {"explain", "profiling", "hub", "export", "training", "demo"},
 }
 # Heavy or optional libraries, and the rooms that may use them.
 ONLY_IN = {

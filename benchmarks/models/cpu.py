@@ -1,35 +1,38 @@
 """What a user gets on a CPU: Wave-ViT, its paper-literal form and its peers, in one run.
 
-    python benchmarks/models/cpu.py --csv benchmarks/results/inference_cpu.csv
+    python benchmarks/models/cpu.py --calibration imagenette224/train \
+        --csv benchmarks/results/cpu.csv
 
-Each contestant is a process of its own, since the memory allocator is set for a whole process: the
-paper-literal model (benchmarks/models/plain.py) has the system's, as in a user's script; all others
-have what the command line sets, and so do peers, to compare like with like. The processes wait for
-their turns, A B A B, so that a noisy neighbour disturbs all alike. Images per second are medians
-with the 20th and 80th percentile; `ratio_to_plain` and `ratio_to_best_peer` are medians over the
-rounds, the peers in whichever of their forms is the fastest.
+Each contestant is a process of its own (processes.py): the paper-literal model
+(benchmarks/models/plain.py) has the system's memory allocator, as in a user's script; all others
+have what the command line sets, and so do peers, to compare like with like. `onnx` and `int8` are
+what `wavevit export` writes, in ONNX Runtime. Images per second are medians with the 20th and 80th
+percentile; `ratio_to_plain` and `ratio_to_best_peer` are medians over the rounds, the peers in
+whichever of their forms in the precision is the fastest, those in int8 apart.
 """
 
 import argparse
-import contextlib
-import multiprocessing
+import functools
 import runpy
 import statistics
-import time
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from processes import take_turns
 
 from wavevit.cli.main import keep_freed_memory
-from wavevit.models.runtimes import Runtime
+from wavevit.cli.main import main as wavevit
+from wavevit.export.loading import load_exported
+from wavevit.models.card import ModelCard, save_model
 from wavevit.profiling.benchmark import check_model
 from wavevit.profiling.timing import Summary, append_rows, environment, figures
 
 PLAIN = Path(__file__).with_name("plain.py")
+EXPORTED = ("onnx", "int8")
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,13 @@ class Contestant:
 
     Attributes:
         model: timm model name.
-        runtime: How it is run.
+        runtime: How it is run: a runtime of the command line, or one of `EXPORTED`.
         fuse: With its norms folded.
         allocator: "system", or "kept" as the command line sets it.
     """
 
     model: str
-    runtime: Runtime = "eager"
+    runtime: str = "eager"
     fuse: bool = False
     allocator: str = "kept"
 
@@ -53,8 +56,17 @@ class Contestant:
         """Not a Wave-ViT."""
         return "wavevit" not in self.model
 
+    @property
+    def is_int8(self) -> bool:
+        """Not in the precision of the run."""
+        return self.runtime == "int8"
 
-def contestants(model: str, peers: list[str], runtimes: list[Runtime]) -> list[Contestant]:
+    def folder(self, exports: Path) -> Path:
+        """Where its export is."""
+        return exports / f"{self.model}-{self.runtime}"
+
+
+def contestants(model: str, peers: list[str], runtimes: list[str]) -> list[Contestant]:
     """The paper-literal model, ours and the peers, each in every runtime."""
     return [
         Contestant(f"plain_{model}", allocator="system"),
@@ -65,48 +77,44 @@ def contestants(model: str, peers: list[str], runtimes: list[Runtime]) -> list[C
     ]
 
 
-def work(link: Connection, who: Contestant, options: argparse.Namespace) -> None:
-    """Runs one batch whenever told to, and says how many seconds it took."""
+def export(who: Contestant, exports: Path, calibration: list[str]) -> None:
+    """Writes a contestant's export with weights of a seed."""
+    torch.manual_seed(0)
+    card = ModelCard(who.model)
+    checkpoint = exports / f"{who.model}.safetensors"
+    if not checkpoint.exists():
+        save_model(checkpoint, card.build().state_dict(), card)
+    words = ["--checkpoint", str(checkpoint), "--output", str(who.folder(exports))]
+    if who.is_int8:
+        words += ["--int8", "--calibration", *calibration]
+    if wavevit(["export", *words]):
+        raise SystemExit(f"{who.model} cannot be exported for {who.runtime}")
+
+
+def prepare(options: argparse.Namespace, exports: Path, who: Contestant) -> Callable[[], object]:
+    """What runs one batch, in the contestant's process."""
     if who.allocator == "kept":
         keep_freed_memory()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
+    if who.runtime in EXPORTED:
+        model = load_exported(who.folder(exports)).model
+        images = torch.randn(options.batch_size, 3, options.image_size, options.image_size)
+        return lambda: model(images)
     runpy.run_path(str(PLAIN))
     from wavevit.profiling.workload import Case, Workload
 
     case = Case(who.model, options.precision, who.runtime, options.batch_size, options.image_size)
-    call = Workload(fuse=who.fuse).call(case)
-    for _ in range(3):
-        call()
-    link.send(0.0)
-    while link.recv():
-        started = time.perf_counter()
-        call()
-        link.send(time.perf_counter() - started)
-
-
-@contextlib.contextmanager
-def started(who: Contestant, options: argparse.Namespace) -> Iterator[Connection]:
-    """A contestant's process, warmed up."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, who, options), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        ours.recv()
-        yield ours
-        ours.send(False)
-        process.join()
-    finally:
-        process.kill()
+    return Workload(fuse=who.fuse).call(case)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="wavevit_s")
     parser.add_argument("--peers", nargs="*", default=["pvt_v2_b2", "swin_tiny_patch4_window7_224"])
-    parser.add_argument("--runtimes", nargs="+", default=["eager", "compiled", "openvino"])
+    runtimes = ["eager", "compiled", "openvino", *EXPORTED]
+    parser.add_argument("--runtimes", nargs="+", default=runtimes, choices=runtimes)
+    parser.add_argument("--calibration", nargs="+", help="images, for int8")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--image-size", type=int, default=224, help="pixels")
@@ -114,6 +122,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--csv", type=Path, help="file to append rows to")
     options = parser.parse_args()
+    if "int8" in options.runtimes and not options.calibration:
+        parser.error("--runtimes int8 needs --calibration IMAGES; or name other --runtimes")
     everyone = contestants(options.model, options.peers, options.runtimes)
     runpy.run_path(str(PLAIN))
     try:
@@ -121,20 +131,15 @@ def main() -> None:
             check_model(who.model)
     except ValueError as error:
         parser.error(str(error))
-    seconds: dict[Contestant, list[float]] = {who: [] for who in everyone}
-    with contextlib.ExitStack() as stack:
-        links = {who: stack.enter_context(started(who, options)) for who in everyone}
-        for turn in range(options.rounds + 1):
-            for who, link in links.items():
-                link.send(True)
-                if turn:  # the first only brings all back from their sleep
-                    seconds[who].append(link.recv())
-                else:
-                    link.recv()
+    with tempfile.TemporaryDirectory() as exports:
+        for who in everyone:
+            if who.runtime in EXPORTED:
+                export(who, Path(exports), options.calibration)
+        make = functools.partial(prepare, options, Path(exports))
+        seconds = take_turns(make, everyone, options.rounds)
     plain = seconds[everyone[0]]
-    best_peer = min(
-        (times for who, times in seconds.items() if who.is_peer), key=statistics.median, default=[]
-    )
+    peers = [(who, times) for who, times in seconds.items() if who.is_peer and not who.is_int8]
+    best_peer = min((times for _, times in peers), key=statistics.median, default=[])
     torch.set_num_threads(options.threads)
     rows = []
     for who, times in seconds.items():

@@ -1,16 +1,20 @@
-"""int8 for ONNX Runtime: weights and activations of the large products, calibrated on images.
+"""int8 for ONNX Runtime: products with weights and what lies between, calibrated on images.
 
 Legend: B images, H W rows and columns of one.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from wavevit.export.int8_graph import rewrite_for_int8
 from wavevit.export.programs import quiet
+from wavevit.export.runners import onnx_runtime_errors
 
 CALIBRATION_IMAGES = 64
 """Images that are taken, spread over all that are given."""
@@ -19,30 +23,93 @@ CALIBRATION_IMAGES = 64
 def quantize(path: Path, images: Iterable[Tensor]) -> int:
     """Rewrites a part's ONNX file in int8, in place.
 
-    Products with weights (linear layers, convolutions that are not depthwise) are computed in
-    int8: activations with a scale for each tensor, weights with one for each output channel.
-    What lies between, such as norms, GELU and the products within attention, stays fp32: it is
-    small, or loses accuracy. Weights have seven bits, since products of eight can overflow on
-    processors without VNNI.
+    Linear layers, convolutions and the GELUs among them are computed in int8: activations with a
+    scale for each tensor, weights with one for each output channel. Norms, residual sums and the
+    products within attention stay fp32: they are small, or lose accuracy. Weights have seven
+    bits, since products of eight can overflow on processors without VNNI.
 
     Args:
         path: The file, with one input.
         images: Normalised ``(B, 3, H, W)``, as the network sees them in use.
 
     Returns:
-        The number of products in int8.
+        The number of products with weights in int8.
 
     Raises:
         ValueError: No images, or ONNX Runtime cannot quantize the network.
     """
+    import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.calibrate import CalibrationDataReader
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    inputs = iter(images)
+    first = next(inputs, None)
+    if first is None:
+        raise ValueError("expected images to calibrate int8 with, got none")
+    model = onnx.load(path)
+    metadata = {each.key: each.value for each in model.metadata_props}
+    of_gelu = rewrite_for_int8(model)
+    prepared = path.with_suffix(".prepared.onnx")
+    onnx.save(model, prepared)
+    try:
+        with quiet(), _errors_only():
+            quant_pre_process(prepared, prepared, skip_symbolic_shape=True)
+            graph = onnx.load(prepared).graph
+            products = _products(graph)
+            quantize_static(
+                prepared,
+                path,
+                _reader(graph.input[0].name, chain([first], inputs)),
+                quant_format=QuantFormat.QDQ,
+                nodes_to_quantize=[
+                    *products,
+                    *(node.name for node in graph.node if node.name in of_gelu),
+                ],
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                reduce_range=True,
+            )
+    except onnx_runtime_errors() as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"ONNX Runtime cannot quantize the network: {reason}") from error
+    finally:
+        prepared.unlink()
+    _restore_metadata(path, metadata)
+    return len(products)
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Inside, ONNX Runtime does not list the constants that its optimizer leaves unused."""
+    import onnxruntime
+
+    warning, error = 2, 3
+    onnxruntime.set_default_logger_severity(error)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(warning)
+
+
+def _products(graph: Any) -> list[str]:
+    """Names of the nodes that multiply by weights."""
+    weights = {each.name for each in graph.initializer}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type in ("Conv", "MatMul", "Gemm") and node.input[1] in weights
+    ]
+
+
+def _reader(name: str, images: Iterable[Tensor]) -> Any:
+    """What gives ONNX Runtime the images one by one."""
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
         """Gives the images one by one."""
 
-        def __init__(self, name: str) -> None:
+        def __init__(self) -> None:
             self._inputs: Iterator[dict[str, Any]] = (
                 {name: np.ascontiguousarray(one.numpy())} for one in images
             )
@@ -51,44 +118,7 @@ def quantize(path: Path, images: Iterable[Tensor]) -> int:
             """The next one, or None."""
             return next(self._inputs, None)
 
-    prepared = path.with_suffix(".prepared.onnx")
-    with quiet():
-        quant_pre_process(path, prepared, skip_symbolic_shape=True)
-        metadata, name, chosen = _inspect(prepared)
-        quantize_static(
-            prepared,
-            path,
-            Reader(name),
-            quant_format=QuantFormat.QDQ,
-            nodes_to_quantize=chosen,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,
-        )
-    prepared.unlink()
-    _restore_metadata(path, metadata)
-    return len(chosen)
-
-
-def _inspect(path: Path) -> tuple[dict[str, str], str, list[str]]:
-    """Metadata, name of the input, and nodes that multiply by weights."""
-    import onnx
-
-    model = onnx.load(path)
-    weights = {each.name for each in model.graph.initializer}
-    chosen = [
-        node.name
-        for node in model.graph.node
-        if (node.op_type in ("MatMul", "Gemm") and node.input[1] in weights)
-        or (node.op_type == "Conv" and node.input[1] in weights and _groups(node) == 1)
-    ]
-    facts = {each.key: each.value for each in model.metadata_props}
-    return facts, model.graph.input[0].name, chosen
-
-
-def _groups(node: Any) -> int:
-    return next((each.i for each in node.attribute if each.name == "group"), 1)
+    return Reader()
 
 
 def _restore_metadata(path: Path, metadata: dict[str, str]) -> None:

@@ -64,7 +64,7 @@ def _open_onnx(path: Path) -> Runner:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    except _onnx_runtime_errors() as error:
+    except onnx_runtime_errors() as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path} cannot be opened: {reason}") from error
     names = [each.name for each in session.get_inputs()]
@@ -77,8 +77,8 @@ def _open_onnx(path: Path) -> Runner:
     return run
 
 
-def _onnx_runtime_errors() -> tuple[type[Exception], ...]:
-    """All that a session raises: they have no base of their own."""
+def onnx_runtime_errors() -> tuple[type[Exception], ...]:
+    """All that ONNX Runtime raises: they have no base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile")
