@@ -9,7 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from wavevit.cli.demo import load_lookers
 from wavevit.cli.main import main
+from wavevit.data.images import load_image
+from wavevit.demo.looks import Wishes
+from wavevit.demo.where import Question, draw_where
 from wavevit.export.loading import load_exported
 
 pytest.importorskip("onnxscript")
@@ -166,6 +170,18 @@ def test_a_classifier_of_the_smallest_images_takes_those(
     assert main(["export", *map(str, words)]) == 0
     (part,) = load_exported(tmp_path / "x").manifest.parts
     assert part.shapes == [["batch", 3, 32, 32]]
+
+
+def test_the_demo_shows_what_an_exported_model_sees_but_not_where_it_looks(
+    exported: Path, images: list[str]
+) -> None:
+    lookers, summaries = load_lookers([exported], "cpu", "fp32")
+    (looker,) = lookers.values()
+    assert list(summaries.values()) == ["wavevit_test: classification, 3 classes"]
+    picture = load_image(images[0])
+    assert len(looker.look(picture, Wishes()).rows) == 3
+    with pytest.raises(ValueError, match="of an exported model, the file that it came from"):
+        draw_where(looker, picture, Question())
 
 
 @pytest.mark.slow

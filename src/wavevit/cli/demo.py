@@ -26,8 +26,8 @@ def demo(
     """Serves a page on which pictures are dropped, or taken with a camera, until Ctrl-C.
 
     Args:
-        checkpoint: Model files, or run directories with a best.safetensors: classifiers, detectors
-            and segmenters, to choose from on the page.
+        checkpoint: Model files, run directories with a best.safetensors, or exported models:
+            classifiers, detectors and segmenters, to choose from on the page.
         host: Address to serve on. Nobody but this machine reaches the default; 0.0.0.0 is for
             everybody in the network, without a password.
         port: 0 takes a free one.
@@ -81,7 +81,7 @@ def load_lookers(
     """The networks by names to choose from, and a line about each.
 
     Args:
-        checkpoints: Model files or run directories.
+        checkpoints: Model files, run directories or exported models.
         device: As in `demo`.
         precision: As in `demo`.
 
