@@ -6,7 +6,10 @@ import itertools
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from wavevit.cli.image_paths import base_folder, read_list
 from wavevit.cli.inference import Classifier, load_classifier
 from wavevit.cli.main import main
 from wavevit.cli.predict import predictions
-from wavevit.cli.prediction_files import PictureFolder, picture_name
+from wavevit.cli.prediction_files import ImageRecord, PictureFolder, picture_name
 from wavevit.data.images import load_image
 from wavevit.models.card import ModelCard
 
@@ -398,6 +401,32 @@ def test_images_outside_the_base_folder_get_a_place_too(tmp_path: Path) -> None:
     target = pictures.target(str(tmp_path / "other" / "x.png"))
     assert target.is_relative_to(tmp_path / "out" / "outside")
     assert pictures.target(str(tmp_path / "base/../base/a/x.png")) == tmp_path / "out/a/x.png"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_image_named_twice_is_not_drawn_by_two_threads_at_once(
+    folder: Path, tmp_path: Path, overwrite: bool
+) -> None:
+    drawing = threading.Event()
+
+    def render(image: Image.Image, record: ImageRecord) -> Image.Image:
+        drawing.set()
+        time.sleep(0.1)  # the second one comes meanwhile
+        return image
+
+    pictures = PictureFolder(tmp_path / "out", str(folder), overwrite, render)
+    record = ImageRecord(str(folder / "a.png"))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(pictures.draw, record)
+        assert drawing.wait(60)
+        second = pool.submit(pictures.draw, record)
+        first.result()
+        if overwrite:
+            second.result()
+        else:
+            with pytest.raises(FileExistsError, match="exists; not replaced"):
+                second.result()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
 def test_no_two_image_names_of_a_folder_share_a_picture() -> None:

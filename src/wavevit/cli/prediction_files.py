@@ -5,7 +5,8 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
@@ -239,6 +240,8 @@ class PictureFolder:
         self._real = os.path.realpath(folder)
         self._base = base
         self._overwrite = overwrite
+        self._in_work: set[Path] = set()
+        self._claiming = threading.Condition()
 
     def prepare(self, arguments: list[str]) -> None:
         """Makes the folder, and refuses one that holds, or lies among, the images to read.
@@ -315,15 +318,29 @@ class PictureFolder:
             raise ValueError(
                 f"it is inside the {self.option} folder {self.folder}; not drawn there"
             )
-        if target.exists() and not self._overwrite:
-            raise FileExistsError(f"the picture {target} exists; not replaced")
-        image = load_image(record.path)
-        with _drawing:
-            picture = self._render(image, record)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        kind = _KEPT_SUFFIXES[target.suffix.lower()]
-        options = {"quality": 92, "subsampling": 0} if kind == "JPEG" else {"compress_level": 3}
-        write_atomically(target, lambda file: picture.save(file, kind, **options))
+        with self._claim(target):
+            image = load_image(record.path)
+            with _drawing:
+                picture = self._render(image, record)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            kind = _KEPT_SUFFIXES[target.suffix.lower()]
+            options = {"quality": 92, "subsampling": 0} if kind == "JPEG" else {"compress_level": 3}
+            write_atomically(target, lambda file: picture.save(file, kind, **options))
+
+    @contextmanager
+    def _claim(self, target: Path) -> Iterator[None]:
+        """Inside, no other thread draws the same picture, as when an image is named twice."""
+        with self._claiming:
+            self._claiming.wait_for(lambda: target not in self._in_work)
+            if target.exists() and not self._overwrite:
+                raise FileExistsError(f"the picture {target} exists; not replaced")
+            self._in_work.add(target)
+        try:
+            yield
+        finally:
+            with self._claiming:
+                self._in_work.discard(target)
+                self._claiming.notify_all()
 
 
 class PictureFolders:
