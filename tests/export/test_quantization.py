@@ -83,6 +83,8 @@ def network(tmp_path: Path) -> Callable[[], Path]:
         nn.GELU(),
         nn.Conv2d(8, 8, 3, padding=1, groups=8),
         nn.GELU(),
+        nn.Conv2d(8, 8, 1),
+        nn.GELU(),
         nn.Conv2d(8, 4, 1),
     )
 
@@ -92,11 +94,11 @@ def network(tmp_path: Path) -> Callable[[], Path]:
     return make
 
 
-def test_all_products_and_gelus_run_in_int8(network: Callable[[], Path]) -> None:
+def test_all_between_the_first_and_the_last_layer_runs_in_int8(network: Callable[[], Path]) -> None:
     path = network()
     images = [torch.randn(1, 3, 12, 10) for _ in range(4)]
     before = run(path, images[0])
-    assert quantize(path, images) == 3
+    assert quantize(path, images) == 2
     assert sorted(path.parent.iterdir()) == [path]
     after = run(path, images[0])
     assert 0 < (after - before).abs().max() < 0.05 * before.abs().max()
@@ -105,9 +107,10 @@ def test_all_products_and_gelus_run_in_int8(network: Callable[[], Path]) -> None
     session_options.log_severity_level = 3
     onnxruntime.InferenceSession(str(path), session_options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(path.with_name("optimized.onnx")).graph.node]
-    assert kinds.count("QLinearConv") == 3
-    assert kinds.count("QLinearSigmoid") == 2
-    assert not {"Conv", "Gelu", "Sigmoid", "Mul"} & set(kinds)
+    assert kinds.count("QLinearConv") == 2
+    assert kinds.count("QLinearSigmoid") == 3
+    assert sum(kind in ("Conv", "FusedConv") for kind in kinds) == 2
+    assert not {"Gelu", "Sigmoid", "Mul"} & set(kinds)
 
 
 def test_no_images_is_said_and_the_file_stays(network: Callable[[], Path]) -> None:
@@ -117,6 +120,14 @@ def test_no_images_is_said_and_the_file_stays(network: Callable[[], Path]) -> No
         quantize(path, [])
     assert path.read_bytes() == content
     assert sorted(path.parent.iterdir()) == [path]
+
+
+def test_a_network_without_inner_layers_is_refused(tmp_path: Path) -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU(), nn.Conv2d(4, 2, 1))
+    path = write(layers, tmp_path / "network.onnx", torch.zeros(1, 3, 6, 5))
+    with pytest.raises(ValueError, match="three layers or more"):
+        quantize(path, [torch.zeros(1, 3, 6, 5)])
+    assert sorted(tmp_path.iterdir()) == [path]
 
 
 def test_what_onnx_runtime_refuses_is_one_line(network: Callable[[], Path]) -> None:

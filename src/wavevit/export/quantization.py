@@ -24,9 +24,10 @@ def quantize(path: Path, images: Iterable[Tensor]) -> int:
     """Rewrites a part's ONNX file in int8, in place.
 
     Linear layers, convolutions and the GELUs among them are computed in int8: activations with a
-    scale for each tensor, weights with one for each output channel. Norms, residual sums and the
-    products within attention stay fp32: they are small, or lose accuracy. Weights have seven
-    bits, since products of eight can overflow on processors without VNNI.
+    scale for each tensor, weights with one for each output channel. Norms, residual sums, the
+    products within attention, the convolution that reads the image and the layer that gives the
+    logits stay fp32: they are small, or lose accuracy. Weights have seven bits, since products of
+    eight can overflow on processors without VNNI.
 
     Args:
         path: The file, with one input.
@@ -36,7 +37,8 @@ def quantize(path: Path, images: Iterable[Tensor]) -> int:
         The number of products with weights in int8.
 
     Raises:
-        ValueError: No images, or ONNX Runtime cannot quantize the network.
+        ValueError: No images, a network without layers between its first and its last one, or one
+            that ONNX Runtime cannot quantize.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -55,7 +57,9 @@ def quantize(path: Path, images: Iterable[Tensor]) -> int:
         with quiet(), _errors_only():
             quant_pre_process(prepared, prepared, skip_symbolic_shape=True)
             graph = onnx.load(prepared).graph
-            products = _products(graph)
+            products = _products(graph)[1:-1]
+            if not products:  # an empty list would mean all to ONNX Runtime
+                raise ValueError("expected a network of three layers or more, for int8 between")
             quantize_static(
                 prepared,
                 path,
@@ -93,7 +97,7 @@ def _errors_only() -> Iterator[None]:
 
 
 def _products(graph: Any) -> list[str]:
-    """Names of the nodes that multiply by weights."""
+    """Names of the nodes that multiply by weights, from the image to the logits."""
     weights = {each.name for each in graph.initializer}
     return [
         node.name
