@@ -148,7 +148,7 @@ def main() -> None:
             {
                 **environment("cpu"),
                 **asdict(who),
-                "precision": options.precision,
+                "precision": "int8" if who.is_int8 else options.precision,
                 "batch_size": options.batch_size,
                 "image_size": options.image_size,
                 "images_per_s": figures(rate.median),
