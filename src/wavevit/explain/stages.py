@@ -93,7 +93,7 @@ def _stage_entries(network: nn.Module) -> list[tuple[str, int, int]]:
     if not info:
         raise ValueError(
             f"{name_of(network)} does not say what its stages are: expected a network of timm, "
-            "with feature_info; of an exported model, the file that it came from"
+            "with feature_info; for an exported model, give the file that it came from"
         )
     entries = [(str(e["module"]), int(e["num_chs"]), int(e["reduction"])) for e in info]
     by_stride = {entry[2]: entry for entry in entries}  # of one stride the last is the richest

@@ -84,6 +84,8 @@ class FilePart(nn.Module):
         self._kind = kind
         self.num_classes = 0
         self._takes_images = part.inputs == ["images"]
+        # As of a network of timm: what messages call it.
+        self.pretrained_cfg = {"architecture": "an exported model"}
 
     def forward(self, *inputs: Tensor) -> Any:
         """What the part gives for its arguments.
