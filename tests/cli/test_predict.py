@@ -22,8 +22,9 @@ from torch import nn
 from wavevit.cli.image_paths import base_folder, read_list
 from wavevit.cli.inference import Classifier, load_classifier
 from wavevit.cli.main import main
+from wavevit.cli.picture_folders import PictureFolder, picture_name
 from wavevit.cli.predict import predictions
-from wavevit.cli.prediction_files import ImageRecord, PictureFolder, picture_name
+from wavevit.cli.prediction_files import ImageRecord
 from wavevit.data.images import load_image
 from wavevit.models.card import ModelCard
 

@@ -184,7 +184,7 @@ def _predict_images(
     null: bool,
 ) -> None:
     from wavevit.cli.image_paths import STDIN, base_folder
-    from wavevit.cli.prediction_files import PictureFolder
+    from wavevit.cli.picture_folders import PictureFolder
 
     pictures = None
     if draw is not None:

@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from wavevit.cli.inference import Classifier
-from wavevit.cli.prediction_files import ImageRecord, PictureFolder
+from wavevit.cli.picture_folders import PictureFolder
+from wavevit.cli.prediction_files import ImageRecord
 from wavevit.data.transforms import eval_view
 from wavevit.explain.attention import class_token_attention
 from wavevit.explain.grad_cam import grad_cam

@@ -82,12 +82,8 @@ def predict(
     """
     from wavevit.cli.image_paths import STDIN, base_folder, check_arguments
     from wavevit.cli.inference import load_classifier
-    from wavevit.cli.prediction_files import (
-        PictureFolder,
-        PictureFolders,
-        check_output,
-        open_output,
-    )
+    from wavevit.cli.picture_folders import PictureFolder, PictureFolders
+    from wavevit.cli.prediction_files import check_output, open_output
     from wavevit.cli.video import is_video
 
     if min(topk, batch_size, num_workers) < 1:

@@ -132,7 +132,7 @@ def _pictures(
 ) -> "PredictedPictures | None":
     """What is drawn of each image; its folders are made, and refused where they have files."""
     from wavevit.cli.image_paths import STDIN, base_folder
-    from wavevit.cli.prediction_files import PictureFolder
+    from wavevit.cli.picture_folders import PictureFolder
     from wavevit.cli.segmentation_records import LabelPainter, PredictedPictures
 
     painter = LabelPainter(card, opacity)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wavevit.cli.console import write_json_line
-from wavevit.cli.prediction_files import PictureFolder
+from wavevit.cli.picture_folders import PictureFolder
 from wavevit.segmentation.card import SegmenterCard
 
 SUFFIXES = (".jsonl", ".csv")
