@@ -14,6 +14,7 @@ and format.
 
 import argparse
 import csv
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -147,7 +148,12 @@ def write_table(table: Path, page: Path) -> None:
     with open(table, encoding="utf-8", newline="") as file:
         rows = {(row["family"], row["format"]): row for row in csv.DictReader(file)}
     lines = ["| model | format | passed | on the images |", "|---|---|---|---|"]
-    for (family, form), row in rows.items():
+    families = ["classifier", *DETECTORS, "upernet"]
+    for family, form in itertools.product(families, FORMATS):
+        row = rows.get((family, form))
+        if row is None:
+            lines.append(f"| {family} | {form} | not run yet | |")
+            continue
         name = family if family in (row["backbone"], "") else f"{family}, {row['backbone']}"
         passed = "yes" if row["passed"] == "True" else "**no**"
         lines.append(f"| {name} | {form} | {passed} | {row['numbers']} |")
