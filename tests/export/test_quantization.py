@@ -1,6 +1,5 @@
 """Graphs rewritten for int8 compute what they did, and what cannot be quantized is said."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,7 +75,7 @@ def test_the_other_form_of_gelu_stays_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Callable[[], Path]:
+def network(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     layers = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -87,39 +86,33 @@ def network(tmp_path: Path) -> Callable[[], Path]:
         nn.GELU(),
         nn.Conv2d(8, 4, 1),
     )
-
-    def make() -> Path:
-        return write(layers, tmp_path / "network.onnx", torch.zeros(1, 3, 12, 10))
-
-    return make
+    return write(layers, tmp_path / "network.onnx", torch.zeros(1, 3, 12, 10))
 
 
-def test_all_between_the_first_and_the_last_layer_runs_in_int8(network: Callable[[], Path]) -> None:
-    path = network()
+def test_all_between_the_first_and_the_last_layer_runs_in_int8(network: Path) -> None:
     images = [torch.randn(1, 3, 12, 10) for _ in range(4)]
-    before = run(path, images[0])
-    assert quantize(path, images) == 2
-    assert sorted(path.parent.iterdir()) == [path]
-    after = run(path, images[0])
+    before = run(network, images[0])
+    assert quantize(network, images) == 2
+    assert sorted(network.parent.iterdir()) == [network]
+    after = run(network, images[0])
     assert 0 < (after - before).abs().max() < 0.05 * before.abs().max()
     session_options = onnxruntime.SessionOptions()
-    session_options.optimized_model_filepath = str(path.with_name("optimized.onnx"))
+    session_options.optimized_model_filepath = str(network.with_name("optimized.onnx"))
     session_options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(path), session_options, providers=["CPUExecutionProvider"])
-    kinds = [node.op_type for node in onnx.load(path.with_name("optimized.onnx")).graph.node]
+    onnxruntime.InferenceSession(str(network), session_options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(network.with_name("optimized.onnx")).graph.node]
     assert kinds.count("QLinearConv") == 2
     assert kinds.count("QLinearSigmoid") == 3
     assert sum(kind in ("Conv", "FusedConv") for kind in kinds) == 2
     assert not {"Gelu", "Sigmoid", "Mul"} & set(kinds)
 
 
-def test_no_images_is_said_and_the_file_stays(network: Callable[[], Path]) -> None:
-    path = network()
-    content = path.read_bytes()
+def test_no_images_is_said_and_the_file_stays(network: Path) -> None:
+    content = network.read_bytes()
     with pytest.raises(ValueError, match="images to calibrate int8 with, got none"):
-        quantize(path, [])
-    assert path.read_bytes() == content
-    assert sorted(path.parent.iterdir()) == [path]
+        quantize(network, [])
+    assert network.read_bytes() == content
+    assert sorted(network.parent.iterdir()) == [network]
 
 
 def test_a_network_without_inner_layers_is_refused(tmp_path: Path) -> None:
@@ -130,9 +123,8 @@ def test_a_network_without_inner_layers_is_refused(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-def test_what_onnx_runtime_refuses_is_one_line(network: Callable[[], Path]) -> None:
-    path = network()
+def test_what_onnx_runtime_refuses_is_one_line(network: Path) -> None:
     with pytest.raises(ValueError, match="ONNX Runtime cannot quantize the network: ") as caught:
-        quantize(path, [torch.zeros(1, 5, 12, 10)])
+        quantize(network, [torch.zeros(1, 5, 12, 10)])
     assert "\n" not in str(caught.value)
-    assert sorted(path.parent.iterdir()) == [path]
+    assert sorted(network.parent.iterdir()) == [network]

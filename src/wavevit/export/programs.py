@@ -66,8 +66,16 @@ _REFUSALS = (RuntimeError, ValueError, AssertionError, torch._dynamo.exc.TorchDy
 
 
 def _reason(error: Exception) -> str:
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"torch.export does not take the network for any batch and size: {first}"
+    return f"torch.export does not take the network for any batch and size: {first_line(error)}"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or its kind where it says nothing.
+
+    Args:
+        error: Of an exporter or a runtime, which say much.
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _program(flat: Flat, part: Part) -> Program:

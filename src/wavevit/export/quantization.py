@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from wavevit.export.int8_graph import rewrite_for_int8
-from wavevit.export.programs import quiet
+from wavevit.export.programs import first_line, quiet
 from wavevit.export.runners import onnx_runtime_errors
 
 CALIBRATION_IMAGES = 64
@@ -75,8 +75,9 @@ def quantize(path: Path, images: Iterable[Tensor]) -> int:
                 reduce_range=True,
             )
     except onnx_runtime_errors() as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"ONNX Runtime cannot quantize the network: {reason}") from error
+        raise ValueError(
+            f"ONNX Runtime cannot quantize the network: {first_line(error)}"
+        ) from error
     finally:
         prepared.unlink()
     _restore_metadata(path, metadata)
@@ -88,7 +89,7 @@ def _errors_only() -> Iterator[None]:
     """Inside, ONNX Runtime does not list the constants that its optimizer leaves unused."""
     import onnxruntime
 
-    warning, error = 2, 3
+    warning, error = 2, 3  # it starts at warnings, and cannot be asked what it is at
     onnxruntime.set_default_logger_severity(error)
     try:
         yield

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavevit.export.programs import quiet
+from wavevit.export.programs import first_line, quiet
 from wavevit.models.openvino_graphs import (
     OpenVinoForms,
     compiled,
@@ -38,8 +38,7 @@ def open_file(path: Path, form: str) -> Runner:
             f'running {path} needs what is not installed ({error}): pip install "wavevit[export]"'
         ) from error
     except (RuntimeError, OSError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"{path} cannot be opened: {reason}") from error
+        raise ValueError(f"{path} cannot be opened: {first_line(error)}") from error
 
 
 def _open_torch(path: Path) -> Runner:
@@ -65,8 +64,7 @@ def _open_onnx(path: Path) -> Runner:
             str(path), options, providers=["CPUExecutionProvider"]
         )
     except onnx_runtime_errors() as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} cannot be opened: {reason}") from error
+        raise ValueError(f"{path} cannot be opened: {first_line(error)}") from error
     names = [each.name for each in session.get_inputs()]
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -81,8 +79,8 @@ def onnx_runtime_errors() -> tuple[type[Exception], ...]:
     """All that ONNX Runtime raises: they have no base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile")
-    return tuple(getattr(state, name) for name in names if hasattr(state, name))
+    kinds = vars(state).values()
+    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
 
 
 class _OpenVinoFile:
