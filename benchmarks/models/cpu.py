@@ -8,7 +8,7 @@ Each contestant is a process of its own (processes.py): the paper-literal model
 have what the command line sets, and so do peers, to compare like with like. `onnx` and `int8` are
 what `wavevit export` writes, in ONNX Runtime. Images per second are medians with the 20th and 80th
 percentile; `ratio_to_plain` and `ratio_to_best_peer` are medians over the rounds, the peers in
-whichever of their forms in the precision is the fastest, those in int8 apart.
+whichever of their forms is the fastest, those in int8 left out.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from wavevit.cli.main import main as wavevit
 from wavevit.export.loading import load_exported
 from wavevit.models.card import ModelCard, save_model
 from wavevit.profiling.benchmark import check_model
-from wavevit.profiling.timing import Summary, append_rows, environment, figures
+from wavevit.profiling.timing import Summary, append_rows, environment, figures, paired_ratio
 
 PLAIN = Path(__file__).with_name("plain.py")
 EXPORTED = ("onnx", "int8")
@@ -124,6 +124,8 @@ def main() -> None:
     options = parser.parse_args()
     if "int8" in options.runtimes and not options.calibration:
         parser.error("--runtimes int8 needs --calibration IMAGES; or name other --runtimes")
+    if options.precision != "fp32" and set(EXPORTED) & set(options.runtimes):
+        parser.error(f"--runtimes {' and '.join(EXPORTED)} are for --precision fp32; name others")
     everyone = contestants(options.model, options.peers, options.runtimes)
     runpy.run_path(str(PLAIN))
     try:
@@ -171,7 +173,7 @@ def ratio(base: list[float], times: list[float]) -> float | str:
     """How many times faster than the base, the median over the rounds; "" without a base."""
     if not base:
         return ""
-    return figures(statistics.median(a / b for a, b in zip(base, times, strict=True)))
+    return figures(paired_ratio(base, times))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ DETECTORS: dict[str, dict[str, Any]] = {
     "cascade_mask_rcnn": {**REGIONS, "num_box_convs": 2, "box_channels": 64},
     "sparse_rcnn": {"fpn_channels": 64, "num_proposals": 50, "num_stages": 3},
 }
+FAMILIES = ("classifier", *DETECTORS, "upernet")
 BOX_STEP = 0.1
 CLASS_LAYERS = ("cls_logits", "objectness", "fc_cls", "classifier", "head", "logits")
 
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder with images")
     parser.add_argument("--num-images", type=int, default=8)
     parser.add_argument("--backbone", default="wavevit_nano")
-    parser.add_argument("--families", nargs="+", default=["classifier", *DETECTORS, "upernet"])
+    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
     parser.add_argument("--short-edge", type=int, default=256, help="of detectors' images, pixels")
     parser.add_argument("--csv", type=Path, required=True, help="file to append rows to")
@@ -148,15 +149,13 @@ def write_table(table: Path, page: Path) -> None:
     with open(table, encoding="utf-8", newline="") as file:
         rows = {(row["family"], row["format"]): row for row in csv.DictReader(file)}
     lines = ["| model | format | passed | on the images |", "|---|---|---|---|"]
-    families = ["classifier", *DETECTORS, "upernet"]
-    for family, form in itertools.product(families, FORMATS):
+    for family, form in itertools.product(FAMILIES, FORMATS):
         row = rows.get((family, form))
         if row is None:
             lines.append(f"| {family} | {form} | not run yet | |")
             continue
-        name = family if family in (row["backbone"], "") else f"{family}, {row['backbone']}"
         passed = "yes" if row["passed"] == "True" else "**no**"
-        lines.append(f"| {name} | {form} | {passed} | {row['numbers']} |")
+        lines.append(f"| {family}, {row['backbone']} | {form} | {passed} | {row['numbers']} |")
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
