@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from wavevit.layers.folding import fold_batch_norm, fold_layer_norm, merge_linears
+from wavevit.layers.inference import use_inference_layers
 from wavevit.models.official import adapt, adapt_before_loading
 from wavevit.models.token_label import MixBox, draw_mix_box, swap_mix_box
 from wavevit.ops.add_layer_norm import add_layer_norm
@@ -80,6 +81,10 @@ class PatchEmbed(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return self.norm(self.proj(features))
 
+    def reparameterize(self) -> None:
+        """Takes the layers that a CPU runs fastest (inference only)."""
+        use_inference_layers(self)
+
 
 class Stem(nn.Module):
     """Three convolutions at stride 2, then a stride-2 projection: image to stride 4 (section 3).
@@ -119,6 +124,7 @@ class Stem(nn.Module):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 self.conv[index] = fold_batch_norm(conv, norm)
                 self.conv[index + 1] = nn.Identity()
+        use_inference_layers(self)
 
 
 class WaveletAttention(nn.Module):
@@ -187,6 +193,7 @@ class WaveletAttention(nn.Module):
             self.filter = fold_batch_norm(self.filter, self.filter_norm)
             self.filter_norm = nn.Identity()
         self.kv_norm = fold_layer_norm(self.kv_norm, [self.kv])
+        use_inference_layers(self)
 
 
 class Attention(nn.Module):
@@ -225,6 +232,7 @@ class MergedAttention(nn.Module):
         self.num_heads = attention.num_heads
         self.qkv = merge_linears([attention.q, attention.kv])
         self.proj = attention.proj
+        use_inference_layers(self)
 
     def forward(self, tokens: Tensor) -> Tensor:
         B, H, W, C = tokens.shape
@@ -299,6 +307,8 @@ class Block(nn.Module):
             self.attn = merged
             self.norm1 = fold_layer_norm(self.norm1, [merged.qkv])
         self.norm2 = fold_layer_norm(self.norm2, [self.mlp.fc1])
+        use_inference_layers(self)
+        use_inference_layers(self.mlp)
 
 
 class Stage(nn.Module):
@@ -331,6 +341,10 @@ class Stage(nn.Module):
             else:
                 tokens = block(tokens)
         return self.norm(to_nchw(tokens))
+
+    def reparameterize(self) -> None:
+        """Takes the layers that a CPU runs fastest (inference only)."""
+        use_inference_layers(self)
 
 
 @contextmanager
@@ -405,6 +419,8 @@ class ClassAttentionBlock(nn.Module):
         """Folds the affine part of both norms into the linears after them (inference only)."""
         self.norm1 = fold_layer_norm(self.norm1, [self.q, self.kv])
         self.norm2 = fold_layer_norm(self.norm2, [self.mlp.fc1])
+        use_inference_layers(self)
+        use_inference_layers(self.mlp)
 
 
 class WaveVit(nn.Module):
