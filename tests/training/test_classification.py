@@ -106,18 +106,6 @@ def test_options_train(options: list[str], train: Train, tmp_path: Path) -> None
     assert wavevit.models.weights.load_model(tmp_path / "run")[1].class_names == ["blue", "red"]
 
 
-@pytest.mark.slow
-def test_a_compiled_run_learns_the_same(train: Train, tmp_path: Path) -> None:
-    losses = []
-    for options in ([], ["--trainer.compile", "--trainer.ema-decay", "0.9"]):
-        output = f"run{len(options)}"
-        assert train("--optim.epochs", "1", *options, output=output) == 0
-        losses.append([row["loss"] for row in rows(tmp_path / output, "train")])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    names = [wavevit.models.weights.load_model(tmp_path / f"run{n}")[0] for n in (0, 3)]
-    assert names[0].state_dict().keys() == names[1].state_dict().keys()
-
-
 def test_a_frozen_backbone_does_not_move_batch_statistics_included(
     train: Train, tmp_path: Path
 ) -> None:
