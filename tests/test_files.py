@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wavevit.files import replacing, write_file, write_text
+from wavevit.files import check_place, replacing, write_file, write_text
 
 
 @pytest.fixture
@@ -69,3 +69,12 @@ def test_names_that_are_not_utf_8_survive_in_texts(tmp_path: Path) -> None:
 def test_what_cannot_be_written_says_where(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="missing"):
         write_file(tmp_path / "missing" / "file", b"")
+
+
+def test_places_that_no_file_can_be_written_to_are_refused(tmp_path: Path) -> None:
+    check_place(tmp_path / "new.csv")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(IsADirectoryError, match="expected a file, got the folder"):
+        check_place(tmp_path)
+    with pytest.raises(FileNotFoundError, match="create it first"):
+        check_place(tmp_path / "missing" / "new.csv")

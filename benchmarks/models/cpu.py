@@ -29,10 +29,22 @@ from wavevit.cli.main import main as wavevit
 from wavevit.export.loading import load_exported
 from wavevit.models.card import ModelCard, save_model
 from wavevit.profiling.benchmark import check_model
-from wavevit.profiling.timing import Summary, append_rows, environment, figures, paired_ratio
+from wavevit.profiling.timing import (
+    Summary,
+    append_rows,
+    check_columns,
+    environment,
+    figures,
+    paired_ratio,
+)
 
 PLAIN = Path(__file__).with_name("plain.py")
 EXPORTED = ("onnx", "int8")
+COLUMNS = (
+    *("model", "runtime", "fuse", "allocator", "precision", "batch_size", "image_size"),
+    *("images_per_s", "images_per_s_p20", "images_per_s_p80", "ratio_to_plain"),
+    "ratio_to_best_peer",
+)
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,11 @@ def main() -> None:
         parser.error("--runtimes int8 needs --calibration IMAGES; or name other --runtimes")
     if options.precision != "fp32" and set(EXPORTED) & set(options.runtimes):
         parser.error(f"--runtimes {' and '.join(EXPORTED)} are for --precision fp32; name others")
+    if options.csv:
+        try:
+            check_columns(options.csv, [*environment("cpu"), *COLUMNS])
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
     everyone = contestants(options.model, options.peers, options.runtimes)
     runpy.run_path(str(PLAIN))
     try:

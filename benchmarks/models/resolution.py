@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from wavevit.cli.main import keep_freed_memory
+from wavevit.files import check_place
 from wavevit.models.runtimes import RUNTIMES
 from wavevit.pictures.speed import Cost, draw_scaling, draw_speed
 from wavevit.profiling.precision import PRECISIONS, float32_products
@@ -134,6 +135,9 @@ def main() -> None:
     fixed = environment(options.device)
     if options.csv is not None:
         check_columns(options.csv, [*fixed, *COLUMNS])
+    for picture in (options.picture, options.speed_picture):
+        if picture is not None:
+            check_place(picture)
     times: dict[str, dict[int, Summary]] = {model: {} for model in options.models}
     active, rows = list(options.models), []
     for size in sorted(options.sizes):

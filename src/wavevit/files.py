@@ -1,6 +1,7 @@
 """Files that are either as they were or complete, whenever the program stops."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,30 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_place(path: Path) -> None:
+    """Refuses a place that no file can be written to, before hours of work for it.
+
+    Args:
+        path: File to be written, which need not exist.
+
+    Raises:
+        IsADirectoryError: It is a folder.
+        FileNotFoundError: There is no folder for it.
+        PermissionError: Nothing can be written into that folder.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"expected a file, got the folder {path}; name a file in it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no such folder for {path.name}: {path.parent}; create it first")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"cannot write {path.name} into {path.parent} ({error.strerror}); choose another folder"
+        ) from error
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -171,7 +171,8 @@ def test_threads_are_set_for_the_run_only(monkeypatch: pytest.MonkeyPatch) -> No
         (("--precision", "int3"), "--precision"),
         (("--compare-with", "resnet50"), "can compare only with what is measured, wavevit_test"),
         (("--picture", "speed.jpg"), "--picture must end in .png"),
-        (("--picture", "missing/speed.png"), "no such folder for --picture"),
+        (("--picture", "missing/speed.png"), "no such folder for speed.png: missing"),
+        (("--mode", "training", "--no-fuse"), "--autocast and --no-fuse are for inference"),
         (("--csv", "missing/rows.csv"), "no such folder for rows.csv"),
     ],
 )

@@ -362,6 +362,16 @@ def test_fused_form_has_no_batch_norm_and_equals_the_model_in_fp64() -> None:
         torch.testing.assert_close(wavevit.fuse(features)(x), features(x), rtol=1e-10, atol=1e-10)
 
 
+def test_synchronised_batch_norms_are_folded_too() -> None:
+    model = timm.create_model("wavevit_test", num_classes=7)
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model).eval()
+    fused = wavevit.fuse(model)
+    assert not [m for m in fused.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_and_pure_low_precision_stay_near_fp32(dtype: torch.dtype) -> None:
     model = build("wavevit_nano").eval()

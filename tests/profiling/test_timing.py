@@ -107,8 +107,10 @@ def test_places_that_cannot_hold_rows_are_found_out_before(tmp_path: Path) -> No
     check_columns(tmp_path / "new.csv", ["a"])
     with pytest.raises(FileNotFoundError, match="no such folder"):
         check_columns(tmp_path / "missing" / "new.csv", ["a"])
-    with pytest.raises(ValueError, match="got the folder"):
+    with pytest.raises(IsADirectoryError, match="got the folder"):
         check_columns(tmp_path, ["a"])
+    with pytest.raises(PermissionError, match=r"cannot write new\.csv into /proc"):
+        check_columns(Path("/proc/new.csv"), ["a"])
     (tmp_path / "picture.csv").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
     with pytest.raises(ValueError, match="other columns"):
         check_columns(tmp_path / "picture.csv", ["a"])

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from wavevit.files import check_place
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
@@ -93,6 +95,11 @@ def benchmark(
 
     if rounds < 1 or (threads is not None and threads < 1):
         raise ValueError(f"--rounds and --threads must be 1 or more, got {rounds} and {threads}")
+    if mode == "training" and (autocast or not fuse):
+        raise ValueError(
+            "--autocast and --no-fuse are for inference: training is never fused, and in bf16 and "
+            "fp16 always under autocast; leave them out"
+        )
     _check_picture(picture, overwrite)
     if register is not None:
         register_models(register)
@@ -174,5 +181,4 @@ def _check_picture(path: Path | None, overwrite: bool) -> None:
         raise ValueError(f"--picture must end in .png, got {path}")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another name or pass --overwrite")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no such folder for --picture: {path.parent}; create it first")
+    check_place(path)

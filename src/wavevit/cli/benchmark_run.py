@@ -81,8 +81,8 @@ def check_csv(options: RunOptions, case: Case) -> None:
         case: Any of its cases.
 
     Raises:
-        FileNotFoundError: There is no folder for it.
-        ValueError: They will not.
+        OSError: Nothing can be written there.
+        ValueError: It has other columns.
     """
     if options.csv is None:
         return

@@ -5,6 +5,7 @@ Legend: B batch, C channels, H W rows and columns of a map.
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wavevit.layers.folding import fold_batch_norm
 
@@ -36,6 +37,6 @@ class ConvNormReLU(nn.Module):
 
     def reparameterize(self) -> None:
         """Folds the BatchNorm into the convolution (inference only)."""
-        if isinstance(self.norm, nn.BatchNorm2d):
+        if isinstance(self.norm, _BatchNorm):
             self.conv = fold_batch_norm(self.conv, self.norm)
             self.norm = nn.Identity()

@@ -5,17 +5,18 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Affine = TypeVar("Affine", nn.Linear, nn.Conv2d)
 
 
 @torch.no_grad()
-def fold_batch_norm(layer: Affine, norm: nn.BatchNorm2d) -> Affine:
+def fold_batch_norm(layer: Affine, norm: _BatchNorm) -> Affine:
     """A copy of the layer, with a bias, that equals layer then BatchNorm in evaluation mode.
 
     Args:
         layer: Linear or convolution whose output channels the norm acts on.
-        norm: BatchNorm with running statistics.
+        norm: BatchNorm with running statistics, synchronised or not.
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None

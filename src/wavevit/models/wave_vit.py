@@ -121,7 +121,7 @@ class Stem(nn.Module):
         """Folds the BatchNorms into the convolutions before them (inference only)."""
         for index in (0, 3, 6):
             conv, norm = self.conv[index], self.conv[index + 1]
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
                 self.conv[index] = fold_batch_norm(conv, norm)
                 self.conv[index + 1] = nn.Identity()
         use_inference_layers(self)
@@ -186,10 +186,10 @@ class WaveletAttention(nn.Module):
 
     def reparameterize(self) -> None:
         """Folds BatchNorms and ``kv_norm``'s affine into their neighbours (inference only)."""
-        if isinstance(self.reduce_norm, nn.BatchNorm2d):
+        if isinstance(self.reduce_norm, _BatchNorm):
             self.reduce = fold_batch_norm(self.reduce, self.reduce_norm)
             self.reduce_norm = nn.Identity()
-        if isinstance(self.filter_norm, nn.BatchNorm2d):
+        if isinstance(self.filter_norm, _BatchNorm):
             self.filter = fold_batch_norm(self.filter, self.filter_norm)
             self.filter_norm = nn.Identity()
         self.kv_norm = fold_layer_norm(self.kv_norm, [self.kv])

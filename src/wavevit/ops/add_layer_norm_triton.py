@@ -334,9 +334,10 @@ def check_on(device: torch.device) -> None:
         tensors = [*waves, waves[0][0, 0], waves[1][0, 0]]
         *grads, residual, branch, weight, bias = (x.to(device, dtype) for x in tensors)
         leaves = [x.requires_grad_() for x in (residual, branch, weight, bias)]
-        found = add_layer_norm_forward(residual, branch, weight, bias, 1e-6, dtype)[:2]
         exact = [x.detach().double().requires_grad_() for x in leaves]
-        expected = reference_add_layer_norm(exact[0], exact[1], exact[2], exact[3], 1e-6)
+        with torch.enable_grad():
+            found = add_layer_norm_forward(residual, branch, weight, bias, 1e-6, dtype)[:2]
+            expected = reference_add_layer_norm(exact[0], exact[1], exact[2], exact[3], 1e-6)
         pairs = [
             *zip(found, expected, strict=True),
             *zip(

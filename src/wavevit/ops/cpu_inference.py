@@ -29,7 +29,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`torch.nn.functional.linear`, for inference on a CPU by oneDNN.
 
     There the weight is packed at its first use, and again after it has changed; the copy goes when
-    the weight goes.
+    the weight goes. A change that autograd does not see, by `weight.data.mul_(2)` or through memory
+    shared with NumPy, is not noticed.
 
     Args:
         x: (..., K).

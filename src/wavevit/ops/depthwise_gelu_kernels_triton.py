@@ -19,6 +19,12 @@ import triton.language as tl
 # Fused multiply-adds are spelled out: Triton 3.10 no longer makes them of products and sums.
 
 
+# A kernel for every combination of sizes that are multiples of 16, or 1, would be compiled anew a
+# hundred times while maps change from batch to batch; none of them makes the kernels faster, since
+# the alignment of what is read and written follows from C.
+SIZES = ["H", "W", "num_strips", "strips_per_row", "row_blocks", "rows"]
+
+
 @triton.jit
 def _tail_exponent(z, SHORT: tl.constexpr):
     """log2 of the normal distribution's tail beyond z >= 0, so that the tail is one exp2 away.
@@ -212,7 +218,7 @@ def _add_products(totals, x, d, K: tl.constexpr):
     return results + (total,)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def depthwise_kernel(
     x_ptr,  # (B, H, W, C)
     weight_ptr,  # (C, 3, 3)
@@ -269,7 +275,7 @@ def depthwise_kernel(
     _store_columns(y_row, column, keep, _activate(done, K, GELU, SHORT), W, C, K, MASKED)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_kernel(
     x_ptr,  # (B, H, W, C)
     weight_ptr,  # (C, 3, 3)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import wavevit
-from wavevit.files import write_file
+from wavevit.files import check_place, write_file
 
 Call = Callable[[], object]
 Device = torch.device | str
@@ -305,13 +305,10 @@ def check_columns(path: Path, columns: Sequence[str]) -> None:
         columns: Of the rows.
 
     Raises:
-        FileNotFoundError: There is no folder for it.
+        OSError: It is a folder, or nothing can be written in its place.
         ValueError: It has other columns, or is none.
     """
-    if path.is_dir():
-        raise ValueError(f"expected a CSV file, got the folder {path}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no such folder for {path.name}: {path.parent}; create it first")
+    check_place(path)
     if not path.exists():
         return
     with path.open(newline="", encoding="utf-8", errors="replace") as file:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wavevit.layers.folding import fold_batch_norm
 
@@ -103,6 +104,6 @@ class FusionConv(nn.Module):
 
     def reparameterize(self) -> None:
         """Folds the BatchNorm into the convolution (inference only)."""
-        if isinstance(self.norm, nn.BatchNorm2d):
+        if isinstance(self.norm, _BatchNorm):
             self.conv = fold_batch_norm(self.conv, self.norm)
             self.norm = nn.Identity()
