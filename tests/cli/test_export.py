@@ -245,3 +245,21 @@ def test_every_format_passes_its_own_check(
     assert "check passed" in capsys.readouterr().out
     assert load_exported(tmp_path / "out").manifest.task == task
     assert len(records(capsys, tmp_path / "out", *images)) == 2
+
+
+def test_check_images_are_read_before_anything_is_written(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.jpg").write_text("no image")
+    words = ["--output", str(tmp_path / "out"), "--check", str(tmp_path / "broken.jpg")]
+    assert main(["export", "--checkpoint", str(checkpoint), *words]) == 2
+    assert "cannot read image" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_without_its_folder_is_no_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "network.onnx").write_bytes(b"graph")
+    assert main(["predict", "--checkpoint", str(tmp_path / "network.onnx"), str(tmp_path)]) == 2
+    assert "give the folder that `wavevit export` wrote" in capsys.readouterr().err

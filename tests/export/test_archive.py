@@ -7,6 +7,7 @@ import pytest
 
 from wavevit.export.archive import (
     MANIFEST,
+    REST,
     ExportedPart,
     Manifest,
     check_files,
@@ -42,10 +43,21 @@ def test_what_is_written_is_what_is_read(folder: Path) -> None:
 def test_the_folder_or_any_file_in_it_names_the_export(folder: Path, tmp_path: Path) -> None:
     for path in (folder, folder / "network.onnx", folder / MANIFEST, folder / "network.onnx.data"):
         assert export_folder(path) == folder
+    (folder / REST).write_bytes(b"")
+    assert export_folder(folder / REST) == folder
     (folder / "best.safetensors").write_bytes(b"")
     (tmp_path / "lonely.onnx").write_bytes(b"")
     for path in (tmp_path, folder / "best.safetensors", tmp_path / "lonely.onnx"):
         assert export_folder(path) is None
+
+
+def test_a_folder_beside_the_target_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial/important.txt").write_text("mine")
+    with new_folder(tmp_path / "out") as partial, new_folder(tmp_path / "other") as other:
+        assert partial != other
+    assert (tmp_path / ".out.partial/important.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "other", ".out.partial"}
 
 
 def test_after_an_error_there_is_no_folder(tmp_path: Path) -> None:

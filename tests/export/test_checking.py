@@ -63,7 +63,10 @@ def test_an_object_at_the_threshold_may_come_or_go() -> None:
 
 def test_images_without_objects_agree() -> None:
     nothing = found([], [], [])
-    assert compare_objects([nothing], [nothing], 0.05, 100).passed
+    assert compare_objects([nothing, TWO], [nothing, TWO], 0.05, 100).passed
+    uncompared = compare_objects([nothing], [nothing], 0.05, 100)
+    assert not uncompared.passed
+    assert "nothing to compare" in uncompared.text
     assert not compare_objects([nothing], [TWO], 0.05, 100).passed
 
 

@@ -58,7 +58,7 @@ def export(
         FileExistsError: The output exists.
         ValueError: A wrong checkpoint, or a format that cannot be written here.
     """
-    from wavevit.cli.export_check import calibration_images, load_subject
+    from wavevit.cli.export_check import calibration_images, check_readable, load_subject
     from wavevit.cli.image_paths import check_arguments
     from wavevit.cli.inference import find_device
     from wavevit.export.archive import check_target, export_folder
@@ -75,6 +75,7 @@ def export(
         raise ValueError(f"--int8 is for --format onnx, got --format {format}")
     for images in filter(None, (check, calibration)):
         check_arguments(images)
+    check_readable(check)  # before minutes of work
     subject = load_subject(
         checkpoint, device=device, model=model, num_classes=num_classes, image_size=image_size
     )

@@ -106,6 +106,20 @@ def load_subject(
     raise ValueError(f"expected a classifier, detector or segmenter, got a model for {task}")
 
 
+def check_readable(images: Sequence[str]) -> None:
+    """Raises unless every image can be read.
+
+    Args:
+        images: Files, folders or patterns.
+
+    Raises:
+        FileNotFoundError: An image is missing.
+        ValueError: An image cannot be read.
+    """
+    for _ in _pixels(images):
+        pass
+
+
 def compare(
     eager: Subject, exported: Subject, images: Sequence[str], *, int8: bool = False
 ) -> Comparison:

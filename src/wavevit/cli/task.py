@@ -21,9 +21,10 @@ def task_of(checkpoint: Path) -> str:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: An exported model that cannot be read.
+        ValueError: An exported model that cannot be read, or a file of one without the others.
     """
     from wavevit.export.archive import export_folder, read_manifest
+    from wavevit.export.formats import MAIN_ENDING
     from wavevit.models.card import model_file, read_card_values
 
     exported = export_folder(checkpoint)
@@ -32,6 +33,11 @@ def task_of(checkpoint: Path) -> str:
     path = model_file(checkpoint)
     if not path.exists():
         raise FileNotFoundError(f"--checkpoint: expected a model file, but {path} does not exist")
+    if path.name.endswith(tuple(MAIN_ENDING.values())):
+        raise ValueError(
+            f"{path} may be part of an exported model: give the folder that `wavevit export` "
+            "wrote, with its export.json"
+        )
     if path.suffix != ".safetensors":
         return "classification"
     try:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import platform
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -109,8 +110,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         FileNotFoundError: The folder that it is to be in does not.
     """
     check_target(target)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    # A name that nothing else has: neither a folder of the user's nor another export's.
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     partial.mkdir()
     try:
         yield partial
@@ -163,7 +164,7 @@ def export_folder(path: Path) -> Path | None:
     if (path / MANIFEST).is_file():
         return path
     endings = tuple({*MAIN_ENDING.values(), ".bin", ".onnx.data"})
-    is_part = path.name == MANIFEST or path.name.endswith(endings)
+    is_part = path.name in (MANIFEST, REST) or path.name.endswith(endings)
     if is_part and path.is_file() and (path.parent / MANIFEST).is_file():
         return path.parent
     return None
@@ -184,6 +185,8 @@ def read_manifest(folder: Path) -> Manifest:
         if values["layout"] != _LAYOUT or values["format"] not in FORMATS:
             raise ValueError(f"layout {values['layout']}, format {values['format']!r}")
         parts = [ExportedPart(**part) for part in values.pop("parts")]
+        if not parts:
+            raise ValueError("no parts")
         known = {each.name for each in fields(Manifest)}
         if not values.keys() <= known:
             raise ValueError(f"unknown keys {sorted(values.keys() - known)}")

@@ -87,7 +87,8 @@ def compare_objects(
 
     An object counts as the same with its class, a score within 0.001, and all sides of its box
     within half a pixel. One that only one of both found is a difference, unless its score is
-    within 0.001 of the threshold or, in a full image, of the lowest: there chance decides.
+    within 0.001 of the threshold or, in a full image, of the lowest: there chance decides. Where
+    neither finds anything, nothing was compared, and that is no pass.
 
     Args:
         eager: Of each image, by the detector.
@@ -104,6 +105,13 @@ def compare_objects(
             box = max(box, float((ours.boxes_xyxy[i] - theirs.boxes_xyxy[j]).abs().max()))
             score = max(score, float((ours.scores[i] - theirs.scores[j]).abs()))
         mask = min(mask, _same_mask_pixels(ours, theirs, pairs))
+    numbers = {"images": len(eager), "objects": count, "unmatched": missed, "largest": box}
+    if count == 0 and not any(len(found) for found in exported):
+        text = (
+            f"nothing to compare, no object on {len(eager)} images by the detector or its export; "
+            "give images with objects that it finds"
+        )
+        return Comparison(False, text, numbers)
     has_masks = any(found.masks is not None for found in eager)
     text = (
         f"{count} objects on {len(eager)} images, {missed} without a match, boxes differ by at "
@@ -113,7 +121,6 @@ def compare_objects(
         + (f", {100 * LEAST_PIXELS:.1f} %)" if has_masks else ")")
     )
     passed = missed == 0 and mask >= LEAST_PIXELS
-    numbers = {"images": len(eager), "objects": count, "unmatched": missed, "largest": box}
     return Comparison(passed, text, numbers)
 
 
