@@ -1,6 +1,7 @@
 """``wavevit predict --explain`` writes the explanation of the library over the part it is of."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,12 +80,24 @@ def test_what_fails_in_one_folder_does_not_hide_the_other(
     checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn, explained = tmp_path / "drawn", tmp_path / "explained"
-    image = images / "a.png"
-    words = (image, image, "--num-workers", 1, "--draw", drawn, "--explain", explained)
-    assert run(checkpoint, *words) == 1  # the second time, both exist
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    shutil.copy(images / "a.png", tmp_path / "in" / "sub")
+    for folder in (drawn, explained):
+        folder.mkdir()
+        (folder / "sub").write_text("a file where a folder is to be")
+    words = (tmp_path / "in", "--draw", drawn, "--explain", explained, "--overwrite")
+    assert run(checkpoint, *words) == 1
     error = capsys.readouterr().err
-    assert f"the picture {drawn / 'a.png'} exists" in error
-    assert f"the picture {explained / 'a.png'} exists" in error
+    assert str(drawn / "sub") in error
+    assert str(explained / "sub") in error
+
+
+def test_an_image_named_twice_is_explained_once(
+    checkpoint: Path, images: Path, tmp_path: Path
+) -> None:
+    image = images / "a.png"
+    assert run(checkpoint, image, image, "--explain", tmp_path / "explained") == 0
+    assert [path.name for path in (tmp_path / "explained").iterdir()] == ["a.png"]
 
 
 def test_mistakes_are_one_line_and_leave_nothing_behind(

@@ -30,13 +30,14 @@ def test_a_file_that_is_no_fit_picture_is_refused_with_words_and_removed(
     name: str, folder: UploadFolder, bad_files: dict[str, tuple[bytes, str]]
 ) -> None:
     content, words = bad_files[name]
-    path = folder.path / name
+    path = folder.path / "of one upload" / name
+    path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(UploadError, match=words) as caught:
         read_upload(str(path), folder, Limits())
     assert str(folder.path) not in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not path.exists()
+    assert list(folder.path.iterdir()) == []
 
 
 def test_a_file_of_too_many_bytes_is_refused(folder: UploadFolder) -> None:

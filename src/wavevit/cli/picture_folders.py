@@ -69,6 +69,7 @@ class PictureFolder:
         self._base = base
         self._overwrite = overwrite
         self._in_work: set[Path] = set()
+        self._drawn: dict[Path, str] = {}  # pictures and the images they are of
         self._claiming = threading.Condition()
 
     def prepare(self, arguments: list[str]) -> None:
@@ -146,7 +147,9 @@ class PictureFolder:
             raise ValueError(
                 f"it is inside the {self.option} folder {self.folder}; not drawn there"
             )
-        with self._claim(target):
+        with self._claim(target, os.path.abspath(record.path)) as is_new:
+            if not is_new:
+                return
             image = load_image(record.path)
             with _drawing:
                 picture = self._render(image, record)
@@ -154,17 +157,19 @@ class PictureFolder:
             kind = _KEPT_SUFFIXES[target.suffix.lower()]
             options = {"quality": 92, "subsampling": 0} if kind == "JPEG" else {"compress_level": 3}
             write_atomically(target, lambda file: picture.save(file, kind, **options))
+            self._drawn[target] = os.path.abspath(record.path)
 
     @contextmanager
-    def _claim(self, target: Path) -> Iterator[None]:
-        """Inside, no other thread draws the same picture, as when an image is named twice."""
+    def _claim(self, target: Path, image: str) -> Iterator[bool]:
+        """Inside, no other thread draws the picture; False if it is drawn and of this image."""
         with self._claiming:
             self._claiming.wait_for(lambda: target not in self._in_work)
-            if target.exists() and not self._overwrite:
+            is_new = self._drawn.get(target) != image
+            if is_new and target.exists() and not self._overwrite:
                 raise FileExistsError(f"the picture {target} exists; not replaced")
             self._in_work.add(target)
         try:
-            yield
+            yield is_new
         finally:
             with self._claiming:
                 self._in_work.discard(target)

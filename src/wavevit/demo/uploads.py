@@ -1,5 +1,6 @@
 """Files that users send: kept in one private folder for a while, and read with suspicion."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -63,12 +64,18 @@ class UploadFolder:
         for path, status in self._files():
             # A rename, by which uploads come, sets the time of change only.
             if max(status.st_mtime, status.st_ctime) < latest and path not in keep:
-                path.unlink(missing_ok=True)
-                if path.parent != self.path:
-                    try:
-                        path.parent.rmdir()
-                    except OSError:  # other files are in it, or it went at the same time
-                        continue
+                self.discard(path)
+
+    def discard(self, path: Path) -> None:
+        """Removes a file, and its own folder inside of this one if nothing else is in it.
+
+        Args:
+            path: The file.
+        """
+        path.unlink(missing_ok=True)
+        if path.parent.resolve() != self.path.resolve():
+            with contextlib.suppress(OSError):  # other files are in it, or it went meanwhile
+                path.parent.rmdir()
 
     def files(self) -> frozenset[Path]:
         """All files inside."""
@@ -111,7 +118,7 @@ def read_upload(path: str, folder: UploadFolder, limits: Limits) -> Image.Image:
     except FileNotFoundError as error:
         raise UploadError("This picture is no longer on the server: send it again.") from error
     except UnreadableImageError as error:
-        Path(path).unlink(missing_ok=True)
+        folder.discard(Path(path))
         if isinstance(error.__cause__, Image.DecompressionBombError):
             raise UploadError(
                 f"This picture has far more than the {limits.megapixels:g} megapixels that are the "
@@ -123,7 +130,7 @@ def read_upload(path: str, folder: UploadFolder, limits: Limits) -> Image.Image:
             "WebP, GIF, TIFF or BMP."
         ) from error
     except UploadError:
-        Path(path).unlink(missing_ok=True)
+        folder.discard(Path(path))
         raise
 
 
