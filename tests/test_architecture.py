@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "profiling": {"ops", "layers", "models"},
     "hub": NETWORKS | {"pictures"},
     "export": NETWORKS,
-    "demo": IN_USE | {"explain"},
+    "demo": IN_USE | {"explain", "export"},
     "training": IN_USE,
     "cli": IN_USE | {"explain", "profiling", "hub", "export", "training", "demo"},
 }

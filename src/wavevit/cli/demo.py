@@ -173,8 +173,8 @@ def add_arguments(parser: "ArgumentParser") -> None:
         nargs="+",
         type=Path,
         required=True,
-        help="Model files, or run directories with a best.safetensors: classifiers, detectors and "
-        "segmenters, to choose from on the page.",
+        help="Model files, run directories with a best.safetensors, or exported folders: "
+        "classifiers, detectors and segmenters, to choose from on the page.",
     )
     parser.add_function_arguments(demo, skip={"checkpoint"})
 

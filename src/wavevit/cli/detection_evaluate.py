@@ -72,7 +72,7 @@ def evaluate_detector(
     have fewer than the model.
 
     Args:
-        checkpoint: Model file, or run directory with a best.safetensors.
+        checkpoint: Model file, run directory with a best.safetensors, or exported folder.
         data: Folder or file in COCO, YOLO or Pascal VOC layout, or "shapes" for the built-in
             generated set.
         split: Part of the data to measure on, any that it has. Without "val", the share that

@@ -42,7 +42,7 @@ def predict_objects(
     Args:
         images: Files, folders (with subfolders), quoted patterns, or - for a list on stdin; or
             video files, and camera:0 for the first camera.
-        checkpoint: Model file, or run directory with a best.safetensors.
+        checkpoint: Model file, run directory with a best.safetensors, or exported folder.
         output: File to write: .json in COCO's results format, .jsonl or .csv; null writes JSON
             lines to stdout.
         draw: Folder for copies of the images, or of video as .mp4, with the objects drawn in.

@@ -54,7 +54,7 @@ def evaluate(
     have fewer than the model.
 
     Args:
-        checkpoint: Model file, or run directory with a best.safetensors.
+        checkpoint: Model file, run directory with a best.safetensors, or exported folder.
         data: Folder (val/ with class folders, or class folders), CSV file, folder or URL of tar
             shards, or "shapes" for the built-in generated set. For a detector, folder or file in
             COCO, YOLO or Pascal VOC layout, or "shapes".

@@ -48,7 +48,7 @@ def predict(
 
     Args:
         images: Files, folders (with subfolders), quoted patterns, or - for a list on stdin.
-        checkpoint: Model file, or run directory with a best.safetensors.
+        checkpoint: Model file, run directory with a best.safetensors, or exported folder.
         topk: Classes per image, best first.
         output: File to write, .jsonl or .csv, for a detector also .json in COCO's results format;
             null writes JSON lines to stdout.

@@ -65,7 +65,7 @@ def evaluate_segmenter(
     the model, in the same order.
 
     Args:
-        checkpoint: Model file, or run directory with a best.safetensors.
+        checkpoint: Model file, run directory with a best.safetensors, or exported folder.
         data: Folder with images and masks, or "shapes" for the built-in generated set.
         split: Part of the data to measure on, any that it has. Without "val", the share that
             training would have held out.

@@ -45,7 +45,7 @@ def predict_labels(
 
     Args:
         images: Files, folders (with subfolders), quoted patterns, or - for a list on stdin.
-        checkpoint: Model file, or run directory with a best.safetensors.
+        checkpoint: Model file, run directory with a best.safetensors, or exported folder.
         output: File to write, .jsonl or .csv, with the share of each image's pixels that each class
             has; null writes JSON lines to stdout.
         draw: Folder for copies of the images with the classes painted over them.

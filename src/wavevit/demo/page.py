@@ -220,7 +220,7 @@ def _where_tab(service: Service, chosen: _Choices, tab: Any) -> None:
     with gr.Row():
         method = gr.Radio(_methods(first), value="grad-cam", label="How")
         stage = gr.Radio(
-            [(f"stage {number + len(STAGES) + 1}", number) for number in STAGES],
+            [(f"stage {number + len(STAGES)}", number) for number in STAGES],
             value=-1,
             label="Map of",
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wavevit.demo.looks import ClassLooker, LabelLooker, Looker, ObjectLooker, pixels_of
 from wavevit.explain import class_token_attention, grad_cam
+from wavevit.export.loading import FilePart
 from wavevit.models.wave_vit import ClassAttentionBlock
 from wavevit.pictures.heat_maps import heat_overlay
 from wavevit.segmentation.segmenter import MIN_SIDE
@@ -63,9 +64,15 @@ def draw_where(looker: Looker, picture: Image.Image, question: Question) -> Imag
         question: What is asked.
 
     Raises:
-        ValueError: No such stage, class or object, or a network without a class token.
+        ValueError: No such stage, class or object, a network without a class token, or an exported
+            one.
     """
     model, images, seen = _given(looker, picture)
+    if any(isinstance(module, FilePart) for module in model.modules()):
+        raise ValueError(
+            "This is an exported model, which cannot tell where it looks: it takes the model file "
+            "that it was exported from."
+        )
     if question.method == "attention":
         heat = class_token_attention(model, images).mean(dim=1)[0]
     else:
